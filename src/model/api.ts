@@ -1,0 +1,140 @@
+/**
+ * The public API: what `temporal workflow start --type T --input JSON` takes, and what comes back.
+ * All of it is plain JSON. Inputs are parsed strictly: an unknown key is an error that names the allowed ones.
+ */
+import { z } from 'zod';
+import type { Proof } from './proof.ts';
+
+const why = z.string().min(1);
+
+export const backupInputSchema = z.strictObject({ datastore: z.string(), reason: why.default('manual') });
+export const retentionInputSchema = z.strictObject({ datastore: z.string(), apply: z.boolean().default(true) });
+export const restoreDrillInputSchema = z.strictObject({
+  datastore: z.string(),
+  /** `newest`, `random` or a backup id. */
+  backup: z.string().default('newest'),
+  service: z.string().optional(),
+  reason: why.default('scheduled'),
+});
+export const failoverInputSchema = z.strictObject({
+  service: z.string(),
+  mode: z.enum(['planned', 'forced']),
+  reason: why,
+  requestedBy: z.string().min(1),
+  /** Which of the service's runbooks: `failover` or `failback`. */
+  purpose: z.string().default('failover'),
+  parameters: z.record(z.string(), z.unknown()).default({}),
+  dryRun: z.boolean().default(false),
+});
+export const runbookInputSchema = z.strictObject({
+  runbook: z.string(),
+  service: z.string().optional(),
+  mode: z.enum(['planned', 'forced']).default('planned'),
+  parameters: z.record(z.string(), z.unknown()).default({}),
+  reason: why.default('manual'),
+  requestedBy: z.string().default('schedule'),
+  dryRun: z.boolean().default(false),
+});
+export const readinessInputSchema = z.strictObject({ service: z.string() });
+
+export const workflowInputSchemas = {
+  backup: backupInputSchema,
+  retention: retentionInputSchema,
+  restoreDrill: restoreDrillInputSchema,
+  failover: failoverInputSchema,
+  runbook: runbookInputSchema,
+  readiness: readinessInputSchema,
+} as const;
+export type WorkflowType = keyof typeof workflowInputSchemas;
+
+export type BackupInput = z.input<typeof backupInputSchema>;
+export type RetentionInput = z.input<typeof retentionInputSchema>;
+export type RestoreDrillInput = z.input<typeof restoreDrillInputSchema>;
+export type FailoverInput = z.input<typeof failoverInputSchema>;
+export type RunbookInput = z.input<typeof runbookInputSchema>;
+export type ReadinessInput = z.input<typeof readinessInputSchema>;
+
+export interface BackupResult {
+  readonly id: string;
+  readonly datastore: string;
+  readonly location: string;
+  readonly snapshotAt: string;
+  readonly storedBytes: number;
+  readonly plainBytes: number;
+  /** Wall time of the dump and upload. */
+  readonly durationMs: number;
+  readonly tables: number;
+  readonly rows: string;
+  readonly degraded?: string;
+}
+
+export interface RetentionDecision {
+  readonly id: string;
+  readonly location: string;
+  readonly snapshotAt: string;
+  readonly action: 'keep' | 'delete' | 'deferred';
+  /** Every rule that speaks for it, e.g. `daily 2026-11-21`, `newest verified`, `pinned`. */
+  readonly reasons: readonly string[];
+}
+
+export interface RetentionResult {
+  readonly datastore: string;
+  readonly applied: boolean;
+  readonly decisions: readonly RetentionDecision[];
+  readonly deleted: readonly string[];
+  readonly freedBytes: number;
+  /** Parts of uploads that never ended, removed by the reaper. */
+  readonly reapedUploads: number;
+}
+
+export interface RestoreDrillResult {
+  readonly datastore: string;
+  readonly backup: string;
+  readonly outcome: 'verified' | 'bad' | 'failed';
+  readonly proof: Proof | null;
+  readonly checks: readonly CheckResult[];
+  /** Start of restore to checks green. */
+  readonly measuredRtoMs: number | null;
+  /** Drill start minus snapshot time: what would have been lost. */
+  readonly measuredRpoMs: number | null;
+  readonly objectives: { readonly rtoMs: number; readonly rpoMs: number } | null;
+  readonly evidence: string | null;
+  readonly message: string;
+}
+
+export interface CheckResult {
+  readonly name: string;
+  readonly ok: boolean;
+  readonly found: string;
+  readonly expected: string;
+  /** What to do when it does not hold. */
+  readonly next?: string;
+}
+
+/** Names of Temporal search attributes; all keywords but RTO. Registered by `doctor --fix` or the worker. */
+export const SEARCH_ATTRIBUTES = {
+  service: 'HoldfastService',
+  datastore: 'HoldfastDatastore',
+  runbook: 'HoldfastRunbook',
+  mode: 'HoldfastMode',
+  outcome: 'HoldfastOutcome',
+  environment: 'HoldfastEnvironment',
+  requestedBy: 'HoldfastRequestedBy',
+} as const;
+
+export const WORKFLOW_IDS = {
+  backup: (datastore: string, time: string) => `backup/${datastore}/${time}`,
+  retention: (datastore: string) => `retention/${datastore}`,
+  restoreDrill: (datastore: string, time: string) => `drill/${datastore}/${time}`,
+  failover: (service: string) => `failover/${service}`,
+  runbook: (name: string, time: string) => `runbook/${name}/${time}`,
+  readiness: (service: string) => `readiness/${service}`,
+} as const;
+
+/** What is told to people. Sent by the activity `notify`; a failure to send is logged, never thrown. */
+export interface Notice {
+  readonly level: 'success' | 'failure' | 'attention';
+  readonly title: string;
+  readonly text: string;
+  readonly fields: Readonly<Record<string, string>>;
+}
