@@ -80,6 +80,8 @@ export const nodeSchema = z.strictObject({
     .strictObject({ command: argv, verify: argv.optional() })
     .optional()
     .meta({ description: 'Fences the node from outside (stops the instance, closes its network). Gets HOLDFAST_NODE and HOLDFAST_EPOCH. Must be idempotent.' }),
+  start: argv.optional().meta({ description: 'Starts the server, on the node. Default: pg_ctl in binDirectory with dataDirectory.' }),
+  stop: argv.optional().meta({ description: 'Stops the server, on the node. Default: pg_ctl in binDirectory with dataDirectory.' }),
   replication: z
     .strictObject({ username: z.string(), passfile: z.string().optional(), slot: z.string().optional() })
     .optional()
