@@ -1,0 +1,107 @@
+import { readFile } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { Client, Connection, isGrpcServiceError, type ConnectionOptions } from '@temporalio/client';
+import { NativeConnection } from '@temporalio/worker';
+import type { Config } from '../model/config-schema.ts';
+import { HoldfastError, messageOf } from '../model/errors.ts';
+import type { SecretResolver } from '../systems/secrets.ts';
+import { dataConverterOf } from './payload-encryption.ts';
+
+interface ConnectOptions {
+  address: string;
+  tls?: ConnectionOptions['tls'];
+  apiKey?: string;
+}
+
+const CONNECT_TIMEOUT_MS = 5000;
+/** gRPC status codes. */
+const NOT_FOUND = 5;
+const UNAUTHENTICATED = 16;
+
+/**
+ * A client on the configured server and namespace, with payload encryption when a key is configured. Close it with
+ * `client.connection.close()`.
+ * @throws HoldfastError `temporal-unreachable` or `temporal-namespace`, naming the address and what to do.
+ */
+export async function connectClient(config: Config, secrets: SecretResolver): Promise<Client> {
+  const options = await connectOptions(config, secrets);
+  const dataConverter = await dataConverterOf(config, secrets);
+  let connection: Connection;
+  try {
+    connection = await Connection.connect({ ...options, connectTimeout: CONNECT_TIMEOUT_MS });
+  } catch (error) {
+    throw unreachable(config, error);
+  }
+  try {
+    await connection.workflowService.describeNamespace({ namespace: config.temporal.namespace });
+  } catch (error) {
+    // Whoever may use a namespace need not be allowed to describe it: only these two say that nothing will work.
+    if (isGrpcServiceError(error) && (error.code === NOT_FOUND || error.code === UNAUTHENTICATED)) {
+      await connection.close();
+      throw error.code === NOT_FOUND ? missingNamespace(config) : unreachable(config, error);
+    }
+  }
+  return new Client({ connection, namespace: config.temporal.namespace, identity: identity(), dataConverter });
+}
+
+/** The worker's connection. @throws HoldfastError `temporal-unreachable`. */
+export async function connectNative(config: Config, secrets: SecretResolver): Promise<NativeConnection> {
+  const options = await connectOptions(config, secrets);
+  try {
+    return await NativeConnection.connect(options);
+  } catch (error) {
+    throw unreachable(config, error);
+  }
+}
+
+/** Shown in histories as who did it. */
+export function identity(): string {
+  return `holdfast-${process.pid}@${hostname()}`;
+}
+
+async function connectOptions(config: Config, secrets: SecretResolver): Promise<ConnectOptions> {
+  const { address, apiKey, tls } = config.temporal;
+  const options: ConnectOptions = { address };
+  if (apiKey !== undefined) options.apiKey = await secrets.resolve(apiKey);
+  if (tls !== undefined) {
+    if ((tls.certificate === undefined) !== (tls.key === undefined)) {
+      throw new HoldfastError('temporal-tls', 'temporal.tls has only one of certificate and key', { next: 'give both for mutual TLS, or neither' });
+    }
+    options.tls = {
+      ...(tls.serverName === undefined ? {} : { serverNameOverride: tls.serverName }),
+      ...(tls.ca === undefined ? {} : { serverRootCACertificate: await pem(tls.ca, 'temporal.tls.ca') }),
+      ...(tls.certificate === undefined || tls.key === undefined
+        ? {}
+        : { clientCertPair: { crt: await pem(tls.certificate, 'temporal.tls.certificate'), key: Buffer.from(await secrets.resolve(tls.key)) } }),
+    };
+  } else if (apiKey !== undefined) {
+    // An API key in the clear would be given away to the network.
+    options.tls = true;
+  }
+  return options;
+}
+
+async function pem(path: string, where: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    throw new HoldfastError('temporal-tls', `${where}: ${path} cannot be read: ${messageOf(error)}`, { next: 'correct the path or the permissions', cause: error });
+  }
+}
+
+function unreachable(config: Config, error: unknown): HoldfastError {
+  const { address, tls, apiKey } = config.temporal;
+  const secured = tls !== undefined || apiKey !== undefined;
+  return new HoldfastError('temporal-unreachable', `Temporal at ${address} cannot be reached${secured ? ' (with TLS)' : ''}: ${messageOf(error)}`, {
+    retryable: true,
+    next: `check that the server runs and that this host reaches ${address}; set temporal.address, TEMPORAL_ADDRESS or --address${secured ? '; check temporal.tls and temporal.apiKey' : ''}`,
+    cause: error,
+  });
+}
+
+function missingNamespace(config: Config): HoldfastError {
+  const { address, namespace } = config.temporal;
+  return new HoldfastError('temporal-namespace', `Temporal at ${address} has no namespace "${namespace}"`, {
+    next: `create it: temporal operator namespace create --address ${address} --namespace ${namespace} --retention 90d`,
+  });
+}
