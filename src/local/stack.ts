@@ -1,0 +1,7 @@
+// The servers of the local stack under one name: what tests and the demo start. Each program has its own file.
+export { createProcesses, endOnSignals, freePort, type LocalProcess, type Processes } from './processes.ts';
+export { startPostgres, startStandby, type PostgresServer } from './postgres.ts';
+export { startTemporal, type TemporalServer } from './temporal.ts';
+export { startMoto, type AwsServer } from './moto.ts';
+export { createBucket, s3Client, startVersity } from './versity.ts';
+export { connectToxiproxy, startToxiproxy, type Toxic, type ToxicProxy, type Toxiproxy } from './toxiproxy.ts';

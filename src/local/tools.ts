@@ -1,0 +1,69 @@
+import { accessSync, constants, readdirSync, realpathSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { HoldfastError } from '../model/errors.ts';
+import versions from './tools.json' with { type: 'json' };
+
+/** Programs of the local stack. `postgres` is the server; its folder holds the client tools of the same version. */
+export type ToolName = 'temporal' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres';
+
+/** Where the bootstrap installs tools; bootstrap.js computes the same. */
+export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
+  if (environment['HOLDFAST_CACHE']) return environment['HOLDFAST_CACHE'];
+  return join(environment['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'holdfast');
+}
+
+const IN_CACHE: Readonly<Record<Exclude<ToolName, 'postgres'>, string>> = {
+  temporal: join(`temporal-${versions.temporal}`, 'temporal'),
+  versitygw: join(`versitygw-${versions.versitygw}`, 'versitygw'),
+  toxiproxy: join(`toxiproxy-${versions.toxiproxy}`, 'toxiproxy-server'),
+  moto_server: join(`moto-${versions.moto}`, 'bin', 'moto_server'),
+};
+const ON_PATH: Readonly<Record<Exclude<ToolName, 'postgres'>, string>> = {
+  temporal: 'temporal',
+  versitygw: 'versitygw',
+  toxiproxy: 'toxiproxy-server',
+  moto_server: 'moto_server',
+};
+
+/** Path of a tool: a cache named by HOLDFAST_CACHE, else PATH, else the default cache. @throws HoldfastError `tool-missing`. */
+export function findTool(name: ToolName, environment: NodeJS.ProcessEnv = process.env): string {
+  if (name === 'postgres') return join(postgresBinDirectory(environment), 'postgres');
+  const cached = join(cacheFolder(environment), IN_CACHE[name]);
+  if (environment['HOLDFAST_CACHE'] && executable(cached)) return cached;
+  for (const folder of (environment['PATH'] ?? '').split(delimiter)) {
+    const candidate = join(folder, ON_PATH[name]);
+    if (folder !== '' && executable(candidate)) return candidate;
+  }
+  if (executable(cached)) return cached;
+  throw new HoldfastError('tool-missing', `${ON_PATH[name]} was found neither on PATH nor at ${cached}`, {
+    next: 'run `npm run demo` or `npm test` once: they install what is missing into that folder',
+  });
+}
+
+/** The newest installed PostgreSQL's folder of programs. */
+export function postgresBinDirectory(environment: NodeJS.ProcessEnv = process.env): string {
+  const root = '/usr/lib/postgresql';
+  let majors: string[] = [];
+  try {
+    majors = readdirSync(root).filter((entry) => /^\d+$/.test(entry)).sort((a, b) => Number(b) - Number(a));
+  } catch {
+    // Not a Debian layout; PATH may still have it.
+  }
+  const folders = [...majors.map((major) => join(root, major, 'bin')), ...(environment['PATH'] ?? '').split(delimiter).filter((folder) => folder !== '')];
+  for (const folder of folders) {
+    if (executable(join(folder, 'initdb')) && executable(join(folder, 'postgres'))) return realpathSync(folder);
+  }
+  throw new HoldfastError('tool-missing', 'no PostgreSQL server programs (initdb, postgres) were found in /usr/lib/postgresql/*/bin or on PATH', {
+    next: 'apt-get install postgresql postgresql-contrib',
+  });
+}
+
+function executable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}

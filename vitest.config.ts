@@ -1,0 +1,22 @@
+import { defineConfig } from 'vitest/config';
+
+/** Everything but `unit` works against the real servers that test/setup.ts starts once. */
+export default defineConfig({
+  test: {
+    pool: 'forks',
+    projects: [
+      { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 20_000 } },
+      {
+        extends: true,
+        test: {
+          name: 'servers',
+          include: ['test/{integration,workflow,replay,cli,fault}/**/*.test.ts'],
+          globalSetup: ['test/setup.ts'],
+          testTimeout: 120_000,
+          hookTimeout: 120_000,
+          maxWorkers: 2,
+        },
+      },
+    ],
+  },
+});
