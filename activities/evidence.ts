@@ -3,11 +3,12 @@ import type { EvidenceInput, EvidenceLocation } from '../src/model/evidence.ts';
 import type { Context } from '../src/systems/context.ts';
 import { prepareEvidence, writeEvidenceFolder } from '../src/systems/evidence-folder.ts';
 import { copyEvidence } from '../src/systems/evidence-store.ts';
+import { withActivityFailures } from './failure.ts';
 
 export type EvidenceActivities = ReturnType<typeof createEvidenceActivities>;
 
 export function createEvidenceActivities(context: Context) {
-  return {
+  return withActivityFailures({
     /** Write, sign and copy the evidence of one run. Running it again for the same run changes nothing. */
     async writeEvidence(input: EvidenceInput): Promise<EvidenceLocation> {
       const { evidence, environment } = context.config;
@@ -18,5 +19,5 @@ export function createEvidenceActivities(context: Context) {
       context.log.info({ evidence: written.directory, signed: written.signed, outcome: input.outcome }, 'evidence written');
       return { id: prepared.id, directory: written.directory, sha256: written.sha256, signed: written.signed };
     },
-  };
+  });
 }
