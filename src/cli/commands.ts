@@ -1,0 +1,52 @@
+import type { Command } from 'commander';
+import type { OperatorAction } from '../model/execution.ts';
+import type { Io } from './io.ts';
+
+export interface CommandModule {
+  /** Adds arguments, options and the action; `command` is made by main.ts with its name and summary. */
+  define(command: Command, io: Io): void;
+}
+
+export interface CommandEntry {
+  readonly name: string;
+  readonly group: string;
+  readonly summary: string;
+  readonly load: () => Promise<CommandModule>;
+}
+
+/** Every command. Only the one that was asked for is loaded, so that `--help` and `status` start fast. */
+export const COMMANDS: readonly CommandEntry[] = [
+  { group: 'Set up', name: 'validate', summary: 'check holdfast.yaml and the runbooks; every error at once', load: () => import('./commands/validate.ts') },
+  { group: 'Set up', name: 'doctor', summary: 'check tools, versions, permissions and connections of this host', load: () => import('./commands/doctor.ts') },
+  { group: 'Set up', name: 'worker', summary: 'run what executes backups, drills and failovers', load: () => import('./commands/worker.ts') },
+  { group: 'Set up', name: 'schedules', summary: 'make the schedules of the configuration, list and trigger them', load: () => import('./commands/schedules.ts') },
+
+  { group: 'Back up and prove', name: 'backup', summary: 'back up a datastore now', load: () => import('./commands/backup.ts') },
+  { group: 'Back up and prove', name: 'backups', summary: 'list the committed backups of a datastore', load: () => import('./commands/backups.ts') },
+  { group: 'Back up and prove', name: 'verify', summary: 'read a backup back in full and check every checksum', load: () => import('./commands/verify.ts') },
+  { group: 'Back up and prove', name: 'restore', summary: 'restore a backup, or tables of it, into a database', load: () => import('./commands/restore.ts') },
+  { group: 'Back up and prove', name: 'retention', summary: 'plan, explain and delete what the keep rules no longer hold', load: () => import('./commands/retention.ts') },
+  { group: 'Back up and prove', name: 'drill', summary: 'restore a backup into an isolated target, prove and time it', load: () => import('./commands/drill.ts') },
+
+  { group: 'Recover', name: 'readiness', summary: 'could this service be recovered right now, and how do we know', load: () => import('./commands/readiness.ts') },
+  { group: 'Recover', name: 'plan', summary: 'show what a failover would do, against live state, and change nothing', load: () => import('./commands/plan.ts') },
+  { group: 'Recover', name: 'failover', summary: 'fail a service over: planned or forced', load: () => import('./commands/failover.ts') },
+  { group: 'Recover', name: 'run', summary: 'execute any other runbook', load: () => import('./commands/run.ts') },
+  { group: 'Recover', name: 'status', summary: 'what is running, or one execution live', load: () => import('./commands/status.ts') },
+
+  { group: 'Operate a running execution', name: 'approve', summary: 'approve what waits for approval', load: () => operator('approve') },
+  { group: 'Operate a running execution', name: 'reject', summary: 'reject what waits for approval', load: () => operator('reject') },
+  { group: 'Operate a running execution', name: 'retry', summary: 'try a parked step again', load: () => operator('retry') },
+  { group: 'Operate a running execution', name: 'skip', summary: 'go on without a parked step that may be skipped', load: () => operator('skip') },
+  { group: 'Operate a running execution', name: 'mark-done', summary: 'say that a parked step was done by hand, with evidence', load: () => operator('markDone') },
+  { group: 'Operate a running execution', name: 'pause', summary: 'hold before the next step', load: () => operator('pause') },
+  { group: 'Operate a running execution', name: 'resume', summary: 'go on after a pause', load: () => operator('resume') },
+  { group: 'Operate a running execution', name: 'abort', summary: 'stop and undo; refused after the point of no return', load: () => operator('abort') },
+
+  { group: 'Look back', name: 'audit', summary: 'what ran, who asked, who decided, how it ended: from workflow history', load: () => import('./commands/audit.ts') },
+  { group: 'Look back', name: 'evidence', summary: 'list and verify signed evidence, without a network', load: () => import('./commands/evidence.ts') },
+];
+
+async function operator(action: OperatorAction): Promise<CommandModule> {
+  return (await import('./commands/operator.ts')).operatorCommand(action);
+}

@@ -1,0 +1,39 @@
+import { ConfigError, HoldfastError, messageOf } from '../model/errors.ts';
+import { EXIT } from './io.ts';
+
+/** Codes of errors that mean "cannot be reached". */
+const UNREACHABLE = new Set(['temporal-unreachable', 'temporal-namespace', 'postgres-connect', 'store-unreachable', 'secret-unreadable']);
+const USAGE = new Set(['usage', 'config-invalid', 'config-missing', 'config-unreadable', 'runbook-invalid', 'secret-reference', 'temporal-tls', 'encryption-key']);
+const NOT_FOUND = new Set(['backup-missing', 'backup-not-found', 'execution-not-found', 'runbook-missing', 'schedule-not-found', 'evidence-not-found']);
+const REFUSED = new Set(['already-running', 'operator-refused', 'target-not-empty', 'target-refused']);
+
+/** The documented exit code of anything thrown. */
+export function exitCodeOf(error: unknown): number {
+  if (!(error instanceof HoldfastError)) return EXIT.failed;
+  if (error instanceof ConfigError || USAGE.has(error.code)) return EXIT.usage;
+  if (error.code.startsWith('unknown-') || NOT_FOUND.has(error.code) || error.code.endsWith('-not-found')) return EXIT.notFound;
+  if (REFUSED.has(error.code) || error.code.endsWith('-refused')) return EXIT.refused;
+  if (UNREACHABLE.has(error.code)) return EXIT.unreachable;
+  if (error.code === 'interrupted') return 130;
+  return EXIT.failed;
+}
+
+interface Caused {
+  readonly cause?: unknown;
+}
+
+/**
+ * The text of a failure for people. Temporal wraps what happened ("Workflow execution failed" because "Activity task
+ * failed" because ...): the innermost message is the one that says something.
+ */
+export function failureText(error: unknown): string {
+  if (error instanceof HoldfastError) return error.describe();
+  const texts: string[] = [];
+  for (let at: unknown = error, depth = 0; at !== undefined && at !== null && depth < 10; at = (at as Caused).cause, depth += 1) {
+    const text = messageOf(at);
+    if (!WRAPPERS.has(text) && !texts.some((known) => known.includes(text))) texts.push(text);
+  }
+  return texts.length === 0 ? messageOf(error) : texts.join('\n  because: ');
+}
+
+const WRAPPERS = new Set(['Workflow execution failed', 'Activity task failed', 'Activity execution failed', 'Child Workflow execution failed', 'Workflow Update failed']);
