@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { WorkflowFailedError, type Client } from '@temporalio/client';
+import type { Client } from '@temporalio/client';
 import { queryProgress } from '../engine/executions.ts';
 import { HoldfastError } from '../model/errors.ts';
 import type { Progress } from '../model/execution.ts';
@@ -16,10 +16,9 @@ export type Followed<T> = { readonly ended: true; readonly result: T } | { reado
  */
 export async function follow<T>(io: Io, client: Client, workflowId: string, runId: string): Promise<Followed<T>> {
   const handle = client.workflow.getHandle<() => Promise<T>>(workflowId, runId);
-  let result: { value: T } | { error: unknown } | undefined;
-  const ended = handle.result().then(
-    (value) => void (result = { value }),
-    (error: unknown) => void (result = { error }),
+  const ended: Promise<{ value: T } | { error: unknown }> = handle.result().then(
+    (value) => ({ value }),
+    (error: unknown) => ({ error }),
   );
   let last: Progress | undefined;
   const show = async (): Promise<void> => {
@@ -27,7 +26,7 @@ export async function follow<T>(io: Io, client: Client, workflowId: string, runI
     for (const line of changedSteps(last, now, Date.now())) io.note(line);
     last = now;
   };
-  while (result === undefined) {
+  for (;;) {
     if (io.interrupted.aborted) {
       io.note(`no longer looking; ${workflowId} goes on. Look again: holdfast status ${workflowId} --watch; stop it: holdfast abort ${workflowId} --reason "..."`);
       return { ended: false };
@@ -39,14 +38,13 @@ export async function follow<T>(io: Io, client: Client, workflowId: string, runI
       if (!(error instanceof HoldfastError)) throw error;
       if (error.code === 'no-worker') io.note(error.describe());
     }
-    await Promise.race([ended, pause(LOOK_EVERY_MS, undefined, { signal: io.interrupted }).catch(() => {})]);
+    const result = await Promise.race([ended, pause(LOOK_EVERY_MS, undefined, { signal: io.interrupted }).catch(() => undefined)]);
+    if (result === undefined) continue;
+    if ('error' in result) throw result.error;
+    await show().catch((error: unknown) => {
+      if (!(error instanceof HoldfastError)) throw error;
+    });
+    if (last !== undefined) io.note(formatRtoClock(last, Date.now()));
+    return { ended: true, result: result.value };
   }
-  if ('error' in result) throw result.error;
-  await show().catch((error: unknown) => {
-    if (!(error instanceof HoldfastError)) throw error;
-  });
-  if (last !== undefined) io.note(formatRtoClock(last, Date.now()));
-  return { ended: true, result: result.value };
 }
-
-export { WorkflowFailedError };
