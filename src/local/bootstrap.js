@@ -1,0 +1,401 @@
+// Makes a bare machine able to run Holdfast from its checkout, then runs it:
+//   node src/local/bootstrap.js demo | test | test:fault | bench | holdfast   [arguments]
+//
+// Plain JavaScript without dependencies, since it runs before there are any, on the host's own Node (18 or newer). It installs what is
+// missing into a cache folder ($HOLDFAST_CACHE, else $XDG_CACHE_HOME/holdfast, else ~/.cache/holdfast), each tool into a folder that
+// carries its version and appears only when it is complete, then starts the command under Node 24.
+import { spawn } from 'node:child_process';
+import { accessSync, constants, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { delimiter, dirname, join } from 'node:path';
+import process from 'node:process';
+import { fileURLToPath } from 'node:url';
+
+const ROOT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '');
+const VERSIONS = JSON.parse(readFileSync(new URL('./tools.json', import.meta.url), 'utf8'));
+const CACHE = process.env.HOLDFAST_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast');
+const OLDEST_NODE = [22, 18];
+
+/** What each command needs, and the file that Node 24 runs for it. */
+const COMMANDS = {
+  demo: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto'], script: 'src/local/demo.ts', first: [] },
+  test: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
+  'test:fault': { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['fault'] },
+  bench: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-bench.ts', first: [] },
+  holdfast: { needs: ['node', 'packages'], script: 'src/cli/main.ts', first: [] },
+};
+
+/**
+ * One thing that may have to be installed. `lane`: steps of one lane run one after the other, lanes at the same time; on a small
+ * machine two compilations at once gain nothing, but a download beside a compilation does.
+ */
+const STEPS = {
+  node: { lane: 'npm', what: `Node.js ${VERSIONS.node} (npm package node)`, seconds: 15, ready: () => nodeIsNew() || executable(cachedNode()), install: installNode },
+  packages: { lane: 'npm', what: 'npm packages (npm ci)', seconds: 20, ready: packagesAreInstalled, install: installPackages },
+  system: { lane: 'system', what: 'Debian packages', seconds: 40, ready: () => missingSystemPackages().length === 0, install: installSystemPackages },
+  temporal: { lane: 'go', what: `Temporal server ${VERSIONS.temporal} (compiled by go install)`, seconds: 200, ready: () => tool('temporal', 'temporal', 'temporal'), install: installTemporal },
+  versitygw: { lane: 'go', what: `S3 server VersityGW ${VERSIONS.versitygw} (compiled by go install)`, seconds: 60, ready: () => tool('versitygw', 'versitygw', 'versitygw'), install: installVersity },
+  toxiproxy: { lane: 'go', what: `Toxiproxy ${VERSIONS.toxiproxy} (compiled by go install)`, seconds: 15, ready: () => tool('toxiproxy', 'toxiproxy-server', 'toxiproxy-server'), install: installToxiproxy },
+  moto: { lane: 'python', what: `AWS emulator moto ${VERSIONS.moto} (Python virtual environment)`, seconds: 30, ready: () => tool('moto', 'moto_server', join('bin', 'moto_server')), install: installMoto },
+};
+
+/** An error whose text is all that the user needs. */
+class Refusal extends Error {}
+
+const running = new Set();
+let stopping = false;
+
+main(process.argv.slice(2)).then(
+  (code) => process.exit(code),
+  (error) => {
+    process.stderr.write(`${error instanceof Refusal ? error.message : (error?.stack ?? error)}\n`);
+    // Whoever counts tests must see that none ran.
+    if (process.argv[2]?.startsWith('test')) process.stdout.write('0 passed, 1 failed\n');
+    process.exit(1);
+  },
+);
+
+async function main([name, ...args]) {
+  const command = COMMANDS[name];
+  if (command === undefined) throw new Refusal(`usage: node src/local/bootstrap.js ${Object.keys(COMMANDS).join(' | ')} [arguments]`);
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => passOn(signal));
+  endWithParent();
+  await prepare(command.needs);
+  return start(command, args);
+}
+
+async function prepare(needs) {
+  const started = Date.now();
+  if (missing(needs).length === 0) return;
+  mkdirSync(CACHE, { recursive: true });
+  const release = await lock();
+  try {
+    removeLeftovers();
+    // Somebody else may have installed meanwhile.
+    const steps = missing(needs);
+    if (steps.length === 0) return;
+    refuseEarly(steps);
+    const lanes = groupBy(steps, (name) => laneOf(name));
+    const longest = Math.max(...[...lanes.values()].map((names) => names.reduce((sum, name) => sum + STEPS[name].seconds, 0)));
+    say(`Preparing this machine, once: ${steps.length} thing(s) to install into ${CACHE}${longest > 60 ? `; expect about ${Math.ceil(longest / 60)} min on 2 cores` : `; expect about ${longest} s`}.`);
+    const results = await Promise.allSettled([...lanes.values()].map((names) => lane(names)));
+    const failed = results.filter((result) => result.status === 'rejected').map((result) => result.reason);
+    if (failed.length > 0) throw new Refusal(failed.map((error) => (error instanceof Refusal ? error.message : (error?.stack ?? String(error)))).join('\n\n'));
+    const still = missing(needs);
+    if (still.length > 0) throw new Refusal(`still missing after installing: ${still.join(', ')}; remove ${CACHE} and try again`);
+    say(`Prepared in ${seconds(started)}. The next start finds all this in place.`);
+  } finally {
+    release();
+  }
+}
+
+async function lane(names) {
+  for (const name of names) {
+    if (stopping) throw new Refusal('interrupted');
+    const step = STEPS[name];
+    const started = Date.now();
+    say(`  ${step.what}: installing, about ${step.seconds} s the first time`);
+    const still = setInterval(() => say(`  ${step.what}: still at it after ${seconds(started)}`), 30_000);
+    try {
+      await step.install(step);
+    } finally {
+      clearInterval(still);
+    }
+    say(`  ${step.what}: done in ${seconds(started)}`);
+  }
+}
+
+/** moto waits for Debian's Python where that is missing too. */
+function laneOf(name) {
+  return name === 'moto' && missingSystemPackages().some((entry) => entry.startsWith('python3')) ? 'system' : STEPS[name].lane;
+}
+
+function missing(needs) {
+  return needs.filter((name) => !STEPS[name].ready());
+}
+
+/** What no waiting helps is said before minutes are spent on the rest. */
+function refuseEarly(steps) {
+  const problems = [];
+  if (steps.includes('system') && !mayInstallSystemPackages()) {
+    problems.push(`These Debian packages are missing: ${missingSystemPackages().join(' ')}. Run as root:\n  apt-get update && apt-get install -y ${missingSystemPackages().join(' ')}\nthen start this again.`);
+  }
+  const compiled = steps.filter((name) => STEPS[name].lane === 'go');
+  const withoutGo = compiled.filter((name) => name !== 'temporal');
+  if (withoutGo.length > 0 && which('go') === undefined) {
+    problems.push(`Go is missing; it compiles ${withoutGo.join(' and ')}. Install Go 1.24 or newer (https://go.dev/dl), or put ${withoutGo.map((name) => (name === 'toxiproxy' ? 'toxiproxy-server' : name)).join(' and ')} on PATH.`);
+  }
+  if (problems.length > 0) throw new Refusal(problems.join('\n\n'));
+}
+
+// ---------------------------------------------------------------- Node and npm packages
+
+function nodeIsNew() {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  return major > OLDEST_NODE[0] || (major === OLDEST_NODE[0] && minor >= OLDEST_NODE[1]);
+}
+
+function cachedNode() {
+  return join(CACHE, `node-${VERSIONS.node}`, 'node_modules', 'node', 'bin', 'node');
+}
+
+function nodePath() {
+  return nodeIsNew() ? process.execPath : cachedNode();
+}
+
+async function installNode() {
+  await intoCache('node', async (folder) => {
+    writeFileSync(join(folder, 'package.json'), '{"private":true}\n');
+    await run('node', ['npm', 'install', '--prefix', folder, '--no-audit', '--no-fund', '--loglevel=error', `node@${VERSIONS.node}`], { cwd: folder });
+    await run('node', [join(folder, 'node_modules', 'node', 'bin', 'node'), '--version']);
+  });
+}
+
+/** npm writes node_modules/.package-lock.json last, so it tells both what is installed and that the installation was finished. */
+function packagesAreInstalled() {
+  try {
+    const wanted = JSON.parse(readFileSync(join(ROOT, 'package-lock.json'), 'utf8')).packages;
+    const found = JSON.parse(readFileSync(join(ROOT, 'node_modules', '.package-lock.json'), 'utf8')).packages;
+    return Object.entries(wanted).every(([path, entry]) => path === '' || entry.link || (found[path] === undefined ? entry.optional === true || entry.peer === true : found[path].version === entry.version));
+  } catch {
+    return false;
+  }
+}
+
+async function installPackages() {
+  await run('packages', ['npm', 'ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: ROOT, env: { PATH: `${dirname(nodePath())}${delimiter}${process.env.PATH}` } });
+}
+
+// ---------------------------------------------------------------- Debian packages
+
+function missingSystemPackages() {
+  const names = [];
+  if (postgresFolder() === undefined) names.push('postgresql', 'postgresql-contrib');
+  else if (!existsSync(join(postgresFolder().replace(/^\/usr\/lib\//, '/usr/share/').replace(/\/bin$/, ''), 'extension', 'pg_trgm.control')) && postgresFolder().startsWith('/usr/lib/')) names.push('postgresql-contrib');
+  if (which('zstd') === undefined) names.push('zstd');
+  if (which('setpriv') === undefined || which('flock') === undefined) names.push('util-linux');
+  if (!tool('moto', 'moto_server', join('bin', 'moto_server'))) {
+    if (which('python3') === undefined) names.push('python3', 'python3-venv');
+    else if (!pythonHasVenv()) names.push('python3-venv');
+  }
+  return names;
+}
+
+function postgresFolder() {
+  const root = '/usr/lib/postgresql';
+  const majors = existsSync(root) ? readdirSync(root).filter((entry) => /^\d+$/.test(entry)).sort((a, b) => Number(b) - Number(a)) : [];
+  return [...majors.map((major) => join(root, major, 'bin')), ...(process.env.PATH ?? '').split(delimiter)].find(
+    (folder) => folder !== '' && executable(join(folder, 'initdb')) && executable(join(folder, 'postgres')),
+  );
+}
+
+/** Debian ships `venv` without what makes it work in a package of its own. */
+function pythonHasVenv() {
+  const python = which('python3');
+  if (!python.startsWith('/usr/bin/')) return true;
+  return readdirSync('/usr/lib').some((entry) => /^python3(\.\d+)?$/.test(entry) && existsSync(join('/usr/lib', entry, 'ensurepip')));
+}
+
+function mayInstallSystemPackages() {
+  return process.getuid?.() === 0 && which('apt-get') !== undefined;
+}
+
+async function installSystemPackages() {
+  const names = missingSystemPackages();
+  const apt = (args) => run('system', ['apt-get', '-y', '-q', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Dpkg::Options::=--force-confold', ...args], { env: { DEBIAN_FRONTEND: 'noninteractive' } });
+  await apt(['update']);
+  if (!names.includes('postgresql')) return apt(['install', '--no-install-recommends', ...names]);
+  // The package would make and start a cluster of its own on port 5432; only its programs are wanted.
+  const settings = '/etc/postgresql-common/createcluster.conf';
+  await apt(['install', '--no-install-recommends', 'postgresql-common']);
+  const before = existsSync(settings) ? readFileSync(settings, 'utf8') : undefined;
+  if (before !== undefined) writeFileSync(settings, `${before}\ncreate_main_cluster = false\n`);
+  try {
+    await apt(['install', '--no-install-recommends', ...names]);
+  } finally {
+    if (before !== undefined) writeFileSync(settings, before);
+  }
+}
+
+// ---------------------------------------------------------------- servers
+
+async function installTemporal() {
+  await intoCache('temporal', async (folder) => {
+    if (which('go') !== undefined) return goInstall('temporal', folder, `github.com/temporalio/cli/cmd/temporal@v${VERSIONS.temporal}`, 'temporal', 'temporal');
+    const architecture = { x64: 'amd64', arm64: 'arm64' }[process.arch];
+    const url = `https://temporal.download/cli/archive/v${VERSIONS.temporal}?platform=linux&arch=${architecture}`;
+    const archive = join(folder, 'temporal.tar.gz');
+    try {
+      const answer = await fetch(url, { signal: AbortSignal.timeout(60_000) });
+      if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
+      writeFileSync(archive, Buffer.from(await answer.arrayBuffer()));
+    } catch (error) {
+      throw new Refusal(`Temporal is missing: there is no Go to compile it, and ${url} could not be loaded (${error.cause?.code ?? error.message}).\nInstall Go 1.24 or newer (https://go.dev/dl), or put the temporal command line on PATH (https://docs.temporal.io/cli).`);
+    }
+    await run('temporal', ['tar', '-xzf', archive, '-C', folder, 'temporal']);
+    rmSync(archive);
+    await run('temporal', [join(folder, 'temporal'), '--version']);
+  });
+}
+
+async function installVersity() {
+  await intoCache('versitygw', (folder) => goInstall('versitygw', folder, `github.com/versity/versitygw/cmd/versitygw@v${VERSIONS.versitygw}`, 'versitygw', 'versitygw'));
+}
+
+async function installToxiproxy() {
+  await intoCache('toxiproxy', (folder) => goInstall('toxiproxy', folder, `github.com/Shopify/toxiproxy/v2/cmd/server@v${VERSIONS.toxiproxy}`, 'server', 'toxiproxy-server'));
+}
+
+async function goInstall(name, folder, module, built, wanted) {
+  const first = await goInstallOnce(name, folder, module).catch((error) => error);
+  // A module proxy's hiccup is the usual reason; what was loaded is kept, so that a second try is quick.
+  if (first instanceof Error) await goInstallOnce(name, folder, module);
+  if (built !== wanted) renameSync(join(folder, built), join(folder, wanted));
+  accessSync(join(folder, wanted), constants.X_OK);
+}
+
+function goInstallOnce(name, folder, module) {
+  return run(name, ['go', 'install', module], { cwd: folder, env: { GOBIN: folder, GOFLAGS: '-buildvcs=false' } });
+}
+
+async function installMoto() {
+  // A virtual environment knows its own path, so it is made in its final place and a mark says that it is complete.
+  const folder = join(CACHE, `moto-${VERSIONS.moto}`);
+  rmSync(folder, { recursive: true, force: true });
+  await run('moto', ['python3', '-m', 'venv', folder]);
+  await run('moto', [join(folder, 'bin', 'python'), '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `moto[server]==${VERSIONS.moto}`]);
+  writeFileSync(join(folder, 'complete'), '');
+}
+
+/** Installed into a folder of another name and renamed when complete, so that an interrupted installation is never taken for one. */
+async function intoCache(name, install) {
+  const final = join(CACHE, `${name}-${VERSIONS[name]}`);
+  const folder = join(CACHE, `.installing-${name}-${process.pid}`);
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  await install(folder);
+  rmSync(final, { recursive: true, force: true });
+  renameSync(folder, final);
+}
+
+/** Only under the lock: nobody else can be installing. */
+function removeLeftovers() {
+  for (const entry of readdirSync(CACHE)) {
+    if (entry.startsWith('.installing-')) rmSync(join(CACHE, entry), { recursive: true, force: true });
+  }
+}
+
+/** On PATH, or complete in the cache. tools.ts looks in the same places. */
+function tool(name, onPath, inCache) {
+  const folder = join(CACHE, `${name}-${VERSIONS[name]}`);
+  if (executable(join(folder, inCache)) && (name !== 'moto' || existsSync(join(folder, 'complete')))) return true;
+  return which(onPath) !== undefined;
+}
+
+// ---------------------------------------------------------------- running things
+
+/** A kernel lock held by a small child: it is released however we end. */
+async function lock() {
+  if (which('flock') === undefined) return () => {};
+  const child = spawn('flock', [join(CACHE, 'lock'), 'sh', '-c', 'echo locked; exec cat >/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const waiting = setTimeout(() => say(`Another start is installing into ${CACHE}; waiting for it.`), 700);
+  await new Promise((resolve, reject) => {
+    child.stdout.once('data', resolve);
+    child.once('error', reject);
+    child.once('exit', () => reject(new Refusal(`${join(CACHE, 'lock')} could not be locked`)));
+  });
+  clearTimeout(waiting);
+  return () => child.stdin.end();
+}
+
+/** Runs an installer; its output goes to a log, whose end is shown when it fails. */
+async function run(name, [command, ...args], options = {}) {
+  if (which(command) === undefined) throw new Refusal(`${STEPS[name].what}: ${command} is missing on this machine; install it and start this again.`);
+  mkdirSync(join(CACHE, 'logs'), { recursive: true });
+  const path = join(CACHE, 'logs', `${name}.log`);
+  const log = createWriteStream(path, { flags: 'a' });
+  log.write(`$ ${command} ${args.join(' ')}\n`);
+  const child = spawn(command, args, { cwd: options.cwd ?? CACHE, env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  running.add(child);
+  let tail = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk) => {
+      log.write(chunk);
+      tail = (tail + chunk).slice(-4000);
+    });
+  }
+  const [code, signal] = await new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', (...exit) => resolve(exit));
+  });
+  running.delete(child);
+  log.end();
+  if (stopping) throw new Refusal('interrupted');
+  if (code !== 0) throw new Refusal(`${STEPS[name].what}: \`${command} ${args.join(' ')}\` ended with ${signal ?? `exit code ${code}`}:\n${tail.trim()}\nThe whole output is in ${path}. Start this again when the cause is gone.`);
+}
+
+/** The command itself, under Node 24; it ends when we do, however we do. */
+function start(command, args) {
+  const argv = [nodePath(), '--disable-warning=ExperimentalWarning', join(ROOT, command.script), ...command.first, ...args];
+  const dying = which('setpriv') === undefined ? argv : ['setpriv', '--pdeathsig', 'TERM', '--', ...argv];
+  const child = spawn(dying[0], dying.slice(1), {
+    cwd: process.cwd(),
+    stdio: 'inherit',
+    env: { ...process.env, HOLDFAST_CACHE: CACHE, PATH: `${dirname(nodePath())}${delimiter}${process.env.PATH}` },
+  });
+  running.add(child);
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('exit', (code, signal) => resolve(code ?? 128 + ({ SIGINT: 2, SIGTERM: 15, SIGKILL: 9, SIGHUP: 1 }[signal] ?? 0)));
+  });
+}
+
+/** The terminal gives Ctrl-C to every process of the foreground; everything else is ours to pass on. */
+function passOn(signal) {
+  stopping = true;
+  if (signal === 'SIGINT' && process.stdin.isTTY) return;
+  for (const child of running) child.kill(signal);
+}
+
+/** npm cannot pass a SIGKILL on to us; that our parent changed can be seen. */
+function endWithParent() {
+  if (process.env.npm_lifecycle_event === undefined) return;
+  const parent = process.ppid;
+  setInterval(() => {
+    if (process.ppid === parent) return;
+    stopping = true;
+    for (const child of running) child.kill('SIGTERM');
+  }, 500).unref();
+}
+
+function which(name) {
+  if (name.includes('/')) return executable(name) ? name : undefined;
+  return [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/bin', '/sbin']
+    .filter((folder) => folder !== '')
+    .map((folder) => join(folder, name))
+    .find(executable);
+}
+
+function executable(path) {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function groupBy(items, key) {
+  const groups = new Map();
+  for (const item of items) groups.set(key(item), [...(groups.get(key(item)) ?? []), item]);
+  return groups;
+}
+
+/** On stderr: stdout belongs to the command, which may print JSON. */
+function say(line) {
+  process.stderr.write(`${line}\n`);
+}
+
+function seconds(since) {
+  return `${((Date.now() - since) / 1000).toFixed(1)} s`;
+}
