@@ -1,0 +1,225 @@
+import { CATALOGUE, stepKind, type StepKind } from './catalogue.ts';
+import { parameterProblem } from './config.ts';
+import { SECRET_REFERENCE_PATTERN } from './config-schema.ts';
+import { findingsOf, inputSchema, nearest, pastedSecrets, shapeIssues, shown, sortFindings, valueAt, withoutTwins, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
+import type { Finding } from './errors.ts';
+import { MODES, referencesIn, runbookSchema, type Runbook } from './runbook-schema.ts';
+
+/** A parsed document as a runbook, with every finding. `runbook` only when nothing is wrong. */
+export function runbookOf(document: ParsedDocument, expectedName: string): { runbook: Runbook | undefined; findings: Finding[] } {
+  const findings = [...document.findings];
+  if (document.value === undefined) return { runbook: undefined, findings };
+  const issues = [...withoutTwins(pastedSecrets(document.value), shapeIssues(runbookSchema, document.value)), ...checkRunbook(document.value, expectedName)];
+  findings.push(...findingsOf(document, issues));
+  const parsed = runbookSchema.safeParse(document.value);
+  const wrong = findings.some((finding) => finding.level === 'error');
+  return { runbook: wrong || !parsed.success ? undefined : parsed.data, findings: sortFindings(findings) };
+}
+
+interface RawStep {
+  readonly index: number;
+  readonly id: string | undefined;
+  readonly uses: string | undefined;
+  readonly kind: StepKind | undefined;
+  readonly modes: readonly string[];
+  readonly with: unknown;
+  readonly timeout: unknown;
+  readonly attempts: unknown;
+}
+
+/**
+ * The rules that no schema can say. Works on the data as written, so that one wrong step does not hide what is wrong with the others.
+ */
+export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
+  const issues: Issue[] = [];
+  const error = (path: DocumentPath, message: string, more: Pick<Issue, 'found' | 'allowed'> = {}): void => {
+    issues.push({ level: 'error', path, message, ...more });
+  };
+  const warning = (path: DocumentPath, message: string): void => {
+    issues.push({ level: 'warning', path, message });
+  };
+  const name = valueAt(value, ['name']);
+  if (expectedName !== undefined && typeof name === 'string' && name !== expectedName) {
+    error(['name'], 'a runbook is called like its file', { found: shown(name, ['name']), allowed: expectedName });
+  }
+  const parameters = recordOf(valueAt(value, ['parameters']));
+  for (const [parameter, definition] of Object.entries(parameters)) {
+    const path = ['parameters', parameter];
+    const type = valueAt(definition, ['type']);
+    const given = valueAt(definition, ['default']);
+    if (given === undefined) continue;
+    if (valueAt(definition, ['required']) === true) warning([...path, 'required'], 'it has a default, so it is never missing: required has no effect');
+    if (isParameterType(type)) {
+      const problem = parameterProblem(given, type);
+      if (problem !== undefined) error([...path, 'default'], problem, { found: shown(given, path) });
+    }
+  }
+
+  const raw = valueAt(value, ['steps']);
+  const steps = (Array.isArray(raw) ? raw : []).map((step: unknown, index) => rawStep(step, index));
+  const used = new Set<string>();
+  const firstOf = new Map<string, number>();
+  for (const step of steps) {
+    const path: DocumentPath = ['steps', step.index];
+    if (step.id !== undefined) {
+      if (firstOf.has(step.id)) error([...path, 'id'], 'another step above has this id', { found: shown(step.id, path) });
+      else firstOf.set(step.id, step.index);
+    }
+    if (step.uses !== undefined && step.kind === undefined) {
+      const near = nearest(step.uses, Object.keys(CATALOGUE));
+      error([...path, 'uses'], `there is no step kind of this name${near === undefined ? '' : `; did you mean "${near}"?`}`, { found: shown(step.uses, path), allowed: Object.keys(CATALOGUE).join(', ') });
+    }
+    checkReferences(step, path);
+    if (step.kind !== undefined) checkInputs(step, step.kind, path);
+  }
+  for (const parameter of Object.keys(parameters)) if (!used.has(parameter)) warning(['parameters', parameter], 'no step uses this parameter');
+  for (const mode of MODES) checkOrder(steps.filter((step) => step.modes.includes(mode)), mode);
+  return issues;
+
+  function checkReferences(step: RawStep, path: DocumentPath): void {
+    for (const [inner, text] of textsIn(step.with)) {
+      const at = [...path, 'with', ...inner];
+      const open = text.replaceAll(/\$\{[^}]*\}/g, '');
+      if (open.includes('${')) error(at, 'a reference is not closed', { allowed: '${...}' });
+      for (const reference of referencesIn(text)) {
+        const problem = referenceProblem(reference, step);
+        if (problem !== undefined) error(at, problem.message, { found: shown(`\${${reference}}`, []), allowed: problem.allowed });
+      }
+    }
+  }
+
+  function referenceProblem(reference: string, step: RawStep): { message: string; allowed: string } | undefined {
+    const [head, ...rest] = reference.split('.');
+    const forms = '${service}, ${mode}, ${parameters.<name>}, ${steps.<id>.<fact>}';
+    if (head === 'service' || head === 'mode') return rest.length === 0 ? undefined : { message: `"${head}" has no parts`, allowed: `\${${head}}` };
+    if (head === 'parameters') {
+      const [parameter, ...deeper] = rest;
+      if (parameter === undefined || deeper.length > 0) return { message: 'it is not clear which parameter is meant', allowed: '${parameters.<name>}' };
+      used.add(parameter);
+      if (Object.hasOwn(parameters, parameter)) return undefined;
+      return { message: `there is no parameter of this name${maybe(parameter, Object.keys(parameters))}`, allowed: Object.keys(parameters).join(', ') || 'none; declare it under parameters' };
+    }
+    if (head === 'steps') {
+      const [id, fact, ...deeper] = rest;
+      const earlier = steps.filter((other) => other.index < step.index && other.id !== undefined);
+      const target = earlier.findLast((other) => other.id === id);
+      if (target === undefined) {
+        const later = steps.some((other) => other.id === id);
+        return { message: later ? 'this step comes later or is this one: it has no facts yet' : `there is no step of this id${maybe(id ?? '', earlier.map((other) => other.id!))}`, allowed: earlier.map((other) => other.id).join(', ') || 'no step comes before this one' };
+      }
+      if (target.kind === undefined) return undefined; // Said where the kind is named.
+      const facts = Object.keys(target.kind.facts);
+      if (fact === undefined || deeper.length > 0) return { message: 'it is not clear which fact is meant', allowed: facts.map((known) => `steps.${id}.${known}`).join(', ') || 'none' };
+      if (facts.includes(fact)) return undefined;
+      return { message: `${target.uses} yields no such fact${maybe(fact, facts)}`, allowed: facts.join(', ') || 'none' };
+    }
+    return { message: 'this reference is not known', allowed: forms };
+  }
+
+  function checkInputs(step: RawStep, kind: StepKind, path: DocumentPath): void {
+    const given = step.with ?? {};
+    if (typeof given !== 'object' || Array.isArray(given)) return; // Said by the schema of runbooks.
+    const base = [...path, 'with'];
+    // A parameter's default is a real value and is checked; what is known only in a run cannot be.
+    const filled = fillDefaults(given, parameters);
+    for (const issue of shapeIssues(kind.input, filled)) {
+      if (holdsReference(filled, issue.path)) continue;
+      issues.push({ ...issue, path: [...base, ...issue.path] });
+    }
+    const authorization = valueAt(given, ['authorization']);
+    if (typeof authorization === 'string' && referencesIn(authorization).length === 0 && !SECRET_REFERENCE_PATTERN.test(authorization)) {
+      error([...base, 'authorization'], 'a reference is expected here, never the secret itself', { found: '(not shown: it may be a secret)', allowed: 'aws-sm:<id>#<field>, env:<NAME> or file:<path>' });
+    }
+    // An input whose reference finds nothing is left out; in a mode where the referred step does not run that is certain.
+    const required = inputSchema(kind.input).required ?? [];
+    for (const [key, input] of Object.entries(given)) {
+      for (const reference of referencesIn(input)) {
+        const [head, id] = reference.split('.');
+        const target = head === 'steps' ? steps.findLast((other) => other.index < step.index && other.id === id) : undefined;
+        const without = target === undefined ? [] : step.modes.filter((mode) => !target.modes.includes(mode));
+        if (without.length > 0 && required.includes(key)) error([...base, key], `in mode ${without.join(', ')} step "${id}" does not run, and this input is required`, { found: shown(`\${${reference}}`, []) });
+      }
+    }
+    if (!kind.phases.includes('apply') && (step.timeout !== undefined || step.attempts !== undefined)) {
+      warning([...path, step.timeout === undefined ? 'attempts' : 'timeout'], `${step.uses} changes nothing, so timeout and attempts have no effect`);
+    }
+  }
+
+  function checkOrder(run: readonly RawStep[], mode: string): void {
+    const points = run.filter((step) => step.kind?.pointOfNoReturn === true);
+    for (const step of points.slice(1)) {
+      error(['steps', step.index, 'uses'], `mode ${mode} has a second point of no return; one runbook recovers one thing`, { found: shown(step.uses, []) });
+    }
+    const point = points[0];
+    const refusing = run.find((step) => step.kind?.refusesWrites === true);
+    if (refusing !== undefined && point === undefined) {
+      warning(['steps', refusing.index], `mode ${mode}: writes are refused, and no step is a point of no return: they stay refused until undo or until the deadline lifts them`);
+    }
+    if (point === undefined) return;
+    for (const step of run) {
+      if (step.index > point.index && step.kind?.phases.includes('undo') === true) {
+        warning(['steps', step.index], `mode ${mode}: it comes after the point of no return ("${point.id ?? point.uses}"), so it is never undone`);
+      }
+      if (step.index > point.index && step.kind?.refusesWrites === true) {
+        error(['steps', step.index], `mode ${mode}: it would refuse writes on the old primary after the new one was promoted`, { allowed: `before "${point.id ?? point.uses}"` });
+      }
+      if (refusing !== undefined && step.index > refusing.index && step.index < point.index && (step.uses === 'operator.approval' || step.uses === 'operator.wait')) {
+        warning(['steps', step.index], `mode ${mode}: it waits while writes are refused; put it before "${refusing.id ?? refusing.uses}"`);
+      }
+    }
+  }
+}
+
+function rawStep(step: unknown, index: number): RawStep {
+  const text = (key: string): string | undefined => {
+    const found = valueAt(step, [key]);
+    return typeof found === 'string' ? found : undefined;
+  };
+  const modes = valueAt(step, ['modes']);
+  const uses = text('uses');
+  return {
+    index, id: text('id'), uses, kind: uses === undefined ? undefined : stepKind(uses),
+    modes: Array.isArray(modes) ? modes.filter((mode): mode is string => typeof mode === 'string') : MODES,
+    with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
+  };
+}
+
+function recordOf(value: unknown): Record<string, unknown> {
+  return value !== null && typeof value === 'object' && !Array.isArray(value) ? (value as Record<string, unknown>) : {};
+}
+
+function isParameterType(type: unknown): type is Runbook['parameters'][string]['type'] {
+  return type === 'string' || type === 'number' || type === 'boolean' || type === 'duration' || type === 'list';
+}
+
+function textsIn(value: unknown, path: (string | number)[] = []): [(string | number)[], string][] {
+  if (typeof value === 'string') return [[path, value]];
+  if (Array.isArray(value)) return value.flatMap((item, index) => textsIn(item, [...path, index]));
+  if (value !== null && typeof value === 'object') return Object.entries(value).flatMap(([key, item]) => textsIn(item, [...path, key]));
+  return [];
+}
+
+/** `value` with each text that is one parameter reference replaced by the parameter's default, where it has one. */
+function fillDefaults(value: unknown, parameters: Record<string, unknown>): unknown {
+  if (typeof value === 'string') {
+    const parameter = /^\$\{\s*parameters\.([A-Za-z0-9]+)\s*\}$/.exec(value)?.[1];
+    const found = parameter === undefined ? undefined : valueAt(parameters, [parameter, 'default']);
+    return found ?? value;
+  }
+  if (Array.isArray(value)) return value.map((item) => fillDefaults(item, parameters));
+  if (value !== null && typeof value === 'object') return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fillDefaults(item, parameters)]));
+  return value;
+}
+
+/** The value at the path, or one above it, is a text with a reference: its final form is not known yet. */
+function holdsReference(value: unknown, path: DocumentPath): boolean {
+  return path.some((_, index) => {
+    const found = valueAt(value, path.slice(0, index + 1));
+    return typeof found === 'string' && referencesIn(found).length > 0;
+  });
+}
+
+function maybe(name: string, known: readonly string[]): string {
+  const near = nearest(name, known);
+  return near === undefined ? '' : `; did you mean "${near}"?`;
+}
