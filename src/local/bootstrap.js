@@ -297,7 +297,7 @@ function tool(name, onPath, inCache) {
 /** A kernel lock held by a small child: it is released however we end. */
 async function lock() {
   if (which('flock') === undefined) return () => {};
-  const child = spawn('flock', [join(CACHE, 'lock'), 'sh', '-c', 'echo locked; exec cat >/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const child = spawn('flock', [join(CACHE, 'lock'), '/bin/sh', '-c', 'echo locked; exec cat >/dev/null'], { stdio: ['pipe', 'pipe', 'inherit'] });
   const waiting = setTimeout(() => say(`Another start is installing into ${CACHE}; waiting for it.`), 700);
   await new Promise((resolve, reject) => {
     child.stdout.once('data', resolve);
@@ -370,7 +370,7 @@ function endWithParent() {
 
 function which(name) {
   if (name.includes('/')) return executable(name) ? name : undefined;
-  return [...(process.env.PATH ?? '').split(delimiter), '/usr/bin', '/usr/sbin', '/bin', '/sbin']
+  return [...(process.env.PATH ?? '').split(delimiter), '/usr/sbin', '/sbin']
     .filter((folder) => folder !== '')
     .map((folder) => join(folder, name))
     .find(executable);
