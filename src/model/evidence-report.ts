@@ -86,7 +86,7 @@ th { font-weight: 600; color: #454b57; white-space: nowrap; } table.head th { wi
 code, pre { font: 12.5px/1.4 ui-monospace, "DejaVu Sans Mono", Menlo, monospace; } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; padding: .7rem; margin: 0; }
 td pre { background: none; padding: 0; }
 .bad { font-weight: 700; color: #a30f1e; } .good { font-weight: 600; color: #14612d; } .none { color: #5b6270; font-style: italic; }
-svg { width: 100%; height: auto; display: block; } svg text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: #16181d; } svg text.small { font-size: 11.5px; fill: #454b57; }
+svg { width: 100%; height: auto; display: block; } svg text { font: 13px system-ui, "DejaVu Sans", sans-serif; fill: #16181d; } svg text.group { font-weight: 700; } svg text.small { font-size: 11.5px; fill: #454b57; }
 footer { margin-top: 2rem; font-size: .85rem; color: #454b57; }
 @page { size: A4; margin: 14mm; }
 @media print { body { margin: 0; max-width: none; padding: 0; font-size: 10.5pt; } h2 { break-after: avoid; } tr, svg { break-inside: avoid; } thead { display: table-header-group; } pre { background: none; border: 1px solid #c9ced6; } }
@@ -160,7 +160,7 @@ export function renderTimeline(timeline: readonly TimelineEntry[]): string {
   let group: string | undefined;
   for (const entry of timeline) {
     if (entry.group !== undefined && entry.group !== group) {
-      rows.push(`<text x="0" y="${y + 18}" font-weight="700">${escape(shorten(entry.group, 44))}</text>`);
+      rows.push(`<text x="0" y="${y + 18}" class="group">${escape(shorten(entry.group, 44))}</text>`);
       y += ROW_HEIGHT;
     }
     group = entry.group;

@@ -185,11 +185,11 @@ async function readFolder(path: string): Promise<{ contents: Partial<Record<Evid
   try {
     names = await readdir(path);
   } catch (error) {
-    throw new HoldfastError('evidence-missing', `${path} cannot be read as a folder: ${(error as NodeJS.ErrnoException).code}`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them', cause: error });
+    throw new HoldfastError('evidence-not-found', `${path} cannot be read as a folder: ${(error as NodeJS.ErrnoException).code}`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them', cause: error });
   }
   const contents: Partial<Record<EvidenceFile, Buffer>> = {};
   for (const name of EVIDENCE_FILES) if (names.includes(name)) contents[name] = await readFile(join(path, name));
-  if (Object.keys(contents).length === 0) throw new HoldfastError('evidence-missing', `${path} holds no evidence`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them' });
+  if (Object.keys(contents).length === 0) throw new HoldfastError('evidence-not-found', `${path} holds no evidence`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them' });
   return { contents, extra: names.filter((name) => !EVIDENCE_FILES.includes(name as EvidenceFile)) };
 }
 
@@ -304,7 +304,7 @@ export async function listEvidence(directory: string): Promise<EvidenceListing[]
     try {
       verdict = await verifyEvidenceFolder(path);
     } catch (error) {
-      if (error instanceof HoldfastError && error.code === 'evidence-missing') continue;
+      if (error instanceof HoldfastError && error.code === 'evidence-not-found') continue;
       throw error;
     }
     const header = verdict.report?.header;

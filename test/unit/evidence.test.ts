@@ -71,7 +71,7 @@ describe('evidence folder', () => {
     expect((await verifyEvidenceFolder(unsigned, KEY.publicPem)).ok).toBe(false);
   });
 
-  test.each([['signed', KEY.privatePem], ['unsigned', undefined]])('every changed byte of every file is found and its file named (%s)', async (name, key) => {
+  test.each([['signed', KEY.privatePem], ['unsigned', undefined]])('every changed byte of every file is found and its file named (%s)', { timeout: 90_000 }, async (name, key) => {
     const { directory } = await writeEvidenceFolder(join(root, `bytes-${name}`), prepareEvidence(INPUT, 'test', key));
     let tried = 0;
     for (const file of EVIDENCE_FILES) {

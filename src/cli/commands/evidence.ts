@@ -88,7 +88,7 @@ async function find(io: Io, name: string, directory: string | undefined): Promis
   const listed = await listEvidence(where);
   const matches = listed.filter((entry) => entry.folder === name || entry.folder.endsWith(`-${name}`));
   if (matches.length === 1) return matches[0]!.path;
-  throw new HoldfastError(matches.length === 0 ? 'evidence-missing' : 'evidence-ambiguous', `${matches.length === 0 ? 'no' : 'more than one'} evidence folder in ${where} is named "${name}"`, {
+  throw new HoldfastError(matches.length === 0 ? 'evidence-not-found' : 'evidence-ambiguous', `${matches.length === 0 ? 'no' : 'more than one'} evidence folder in ${where} is named "${name}"`, {
     next: 'see `holdfast evidence list`',
   });
 }
