@@ -128,7 +128,7 @@ export function createConsoleIo(surroundings: Surroundings, flags: () => GlobalF
       import('../systems/context.ts'),
       import('../systems/log.ts'),
     ]);
-    const { config, warnings } = await loadConfig(configPath);
+    const { config, warnings } = await loadConfig(configPath, { runbookDirectory });
     for (const warning of warnings) io.note(formatFinding(warning).trim());
     const log = await createLogger({
       level: oneOf('--log-level', given.logLevel ?? env['HOLDFAST_LOG_LEVEL'] ?? defaults.logLevel, LEVELS),
