@@ -452,7 +452,8 @@ export function allowedText(schema: JsonSchema): string | undefined {
     return texts.length === 0 ? undefined : [...new Set(texts)].join(' or ');
   }
   if (schema.properties !== undefined) return `a mapping with the keys ${Object.keys(schema.properties).join(', ')}`;
-  const type = Array.isArray(schema.type) ? schema.type.join(' or ') : schema.type;
+  const type = schema.type;
+  if (typeof type !== 'string' && type !== undefined) return type.map((one) => allowedText({ ...schema, type: one })).join(' or ');
   switch (type) {
     case 'integer':
     case 'number': {
