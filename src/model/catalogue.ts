@@ -115,7 +115,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
       maximum: durationMs.prefault('1h'),
     }),
     phases: ['guard', 'apply', 'verify', 'undo'],
-    facts: { table: 'canary table' },
+    facts: { execution: 'under which name its writes are stored' },
   }),
   'postgres.readOnly': kind({
     summary: 'Refuses writes on the primary: no application connection is let in, sessions are ended, nothing remains; yields the last WAL position.',
@@ -175,10 +175,15 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
   }),
   'rollout.command': kind({
     summary: 'Runs a command (argument vector, no shell) that makes the application take the new endpoint.',
-    input: z.strictObject({ argv: z.array(z.string()).default([]), timeout: durationMs.prefault('5m') }),
+    input: z.strictObject({
+      argv: z.array(z.string()).default([]),
+      verify: z.array(z.string()).default([]).meta({ description: 'A command that exits with 0 once the application uses the new endpoint; tried until `timeout`.' }),
+      timeout: durationMs.prefault('5m'),
+    }),
     phases: ['guard', 'apply', 'verify'],
     skippable: true,
     applyMs: 900_000,
+    verifyMs: 900_000,
     attempts: 1,
   }),
   'rollout.http': kind({
@@ -187,12 +192,14 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
       url: z.string().default(''),
       method: z.enum(['POST', 'PUT', 'GET']).default('POST'),
       body: z.record(z.string(), z.unknown()).optional(),
+      verifyUrl: z.string().default('').meta({ description: 'Answers 2xx to GET once the application uses the new endpoint; tried until `timeout`.' }),
       authorization: z.string().optional().meta({ description: 'Secret reference whose value becomes the Authorization header.' }),
       timeout: durationMs.prefault('30s'),
     }),
     phases: ['guard', 'apply', 'verify'],
     skippable: true,
     applyMs: 300_000,
+    verifyMs: 300_000,
     attempts: 1,
   }),
   'postgres.verifyLag': kind({

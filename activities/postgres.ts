@@ -1,0 +1,527 @@
+import type { CheckResult } from '../src/model/api.ts';
+import type { PostgresDatastore } from '../src/model/config-schema.ts';
+import { HoldfastError, messageOf } from '../src/model/errors.ts';
+import type { Json } from '../src/model/runbook-schema.ts';
+import { formatBytes, formatDuration } from '../src/model/units.ts';
+import { runChild } from '../src/systems/child.ts';
+import { connectPostgres, withPostgres } from '../src/systems/postgres.ts';
+import { allowWrites, fenceRights, fenceTarget, leaveStandbySignal, probeRules, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
+import { hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { readEndpoint } from '../src/systems/endpoint.ts';
+import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
+
+interface Roles {
+  readonly primary: string;
+  readonly candidate: string | null;
+  readonly statuses: ReadonlyMap<string, NodeStatus>;
+}
+
+/** The primary is what the application's secret points to: a server that merely thinks so does not count. */
+async function findRoles(step: StepRun): Promise<Roles> {
+  const datastore = datastoreFor(step);
+  const names = Object.keys(datastore.nodes);
+  const [statuses, endpoint] = await Promise.all([
+    Promise.all(names.map((name) => nodeStatus(step.context, datastore, name))),
+    datastore.endpoint === undefined ? null : readEndpoint(step.context, datastore.endpoint.secret),
+  ]);
+  const byName = new Map(statuses.map((status) => [status.node, status]));
+  const pointed = endpoint === null ? null : nodeByAddress(datastore, endpoint.host, endpoint.port);
+  const writable = statuses.filter((status) => status.inRecovery === false && !status.readOnlyDefault);
+  const primary = optionalText(step, 'primary') ?? pointed ?? (writable.length === 1 ? writable[0]!.node : null);
+  if (primary === null || !byName.has(primary)) {
+    const where = endpoint === null ? 'there is no endpoint secret' : `the secret points to ${endpoint.host}:${endpoint.port}`;
+    throw new HoldfastError('primary-unknown', `which node is the primary cannot be told: ${where}, and ${writable.length} node(s) are writable (${names.join(', ')})`, {
+      next: 'give the parameter primary, or correct the nodes’ addresses in holdfast.yaml',
+    });
+  }
+  const given = optionalText(step, 'candidate');
+  if (given !== undefined && !byName.has(given)) throw new HoldfastError('unknown-node', `there is no node named "${given}"`, { next: `use one of: ${names.join(', ')}` });
+  const standbys = statuses.filter((status) => status.node !== primary && status.inRecovery === true);
+  standbys.sort((a, b) => (a.replayedLsn === null || b.replayedLsn === null ? 0 : Number(lsnDifference(a.replayedLsn, b.replayedLsn))));
+  return { primary, candidate: given ?? standbys[0]?.node ?? null, statuses: byName };
+}
+
+function candidateChecks(candidate: NodeStatus | undefined, name: string | null): CheckResult[] {
+  if (name === null || candidate === undefined) return [check('candidate', false, 'a standby in recovery', 'none', 'rebuild a standby (runbook database-failback) or name one with the parameter candidate')];
+  if (!candidate.reachable) return [check('candidate', false, `${name} answers`, candidate.error ?? 'no answer', 'repair the standby or name another candidate')];
+  return [
+    check('candidate in recovery', candidate.inRecovery === true, `${name} is a standby`, candidate.inRecovery === true ? 'in recovery' : 'not in recovery', 'it is a primary itself: two primaries; stop and look'),
+    check('replay not paused', candidate.replayPaused !== true, 'replay running', candidate.replayPaused === true ? 'paused' : 'running', `run select pg_wal_replay_resume() on ${name}`),
+    check('no apply delay', (candidate.applyDelayMs ?? 0) === 0, 'recovery_min_apply_delay = 0', `${candidate.applyDelayMs ?? 0} ms`, 'a delayed standby is no failover candidate'),
+    check('candidate will take writes', !candidate.readOnlyDefault, 'default_transaction_read_only = off', candidate.readOnlyDefault ? 'on' : 'off', `alter system reset default_transaction_read_only on ${name}`),
+    check('promotion right', candidate.superuser, 'the admin user is superuser', candidate.superuser ? 'superuser' : 'not superuser', 'grant it, or use another admin user'),
+  ];
+}
+
+async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus): Promise<{ lagMs: number | null; lagBytes: number | null }> {
+  const position = await withNode(step.context, datastore, primary, async (client) => ((await client.query('select pg_current_wal_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn);
+  if (candidate.replayedLsn === null) return { lagMs: null, lagBytes: null };
+  // Looked at again after the primary's position was read: never shows less than there is.
+  const again = await nodeStatus(step.context, datastore, candidate.node);
+  const bytes = Number(lsnDifference(again.replayedLsn ?? candidate.replayedLsn, position));
+  return { lagBytes: Math.max(0, bytes), lagMs: bytes <= 0 ? 0 : (again.replayAgeMs ?? candidate.replayAgeMs) };
+}
+
+const health: StepDefinition = {
+  async guard(step) {
+    const datastore = datastoreFor(step);
+    const { primary, candidate, statuses } = await findRoles(step);
+    const primaryStatus = statuses.get(primary)!;
+    const candidateStatus = candidate === null ? undefined : statuses.get(candidate);
+    const others = [...statuses.values()].filter((status) => status.node !== primary && status.inRecovery === false);
+    const checks: CheckResult[] = [];
+    for (const other of others) {
+      const fence = await withNode(step.context, datastore, other.node, readFence).catch(() => null);
+      checks.push(check(`${other.node} is fenced`, fence !== null && fence.epoch !== null, 'every other node in recovery or fenced', fence?.epoch == null ? `${other.node} is a second writable primary` : 'fenced', 'stop it before anything else: writes to it will be lost'));
+    }
+    if (step.call.mode === 'planned') {
+      checks.push(
+        check('primary answers', primaryStatus.reachable, `${primary} answers`, primaryStatus.error ?? 'yes', 'if it is down, start a forced failover'),
+        check('primary is writable', primaryStatus.inRecovery === false && !primaryStatus.readOnlyDefault, 'not in recovery, not read-only', primaryStatus.inRecovery === true ? 'in recovery' : primaryStatus.readOnlyDefault ? 'read-only by default' : 'writable'),
+        ...candidateChecks(candidateStatus, candidate),
+      );
+      if (candidateStatus?.inRecovery === true && primaryStatus.inRecovery === false) {
+        checks.push(
+          check('same system', candidateStatus.systemIdentifier === primaryStatus.systemIdentifier, primaryStatus.systemIdentifier ?? '?', candidateStatus.systemIdentifier ?? '?', 'the candidate belongs to another cluster'),
+          check('candidate streams', candidateStatus.receiverStatus === 'streaming', 'streaming', candidateStatus.receiverStatus ?? 'no WAL receiver', `check primary_conninfo and the log of ${candidate}`),
+        );
+        const sync = candidateStatus.synchronousStandbyNames.trim();
+        checks.push(check('commits will not hang', sync === '' || Object.keys(datastore.nodes).length > 2, 'synchronous_standby_names empty, or further standbys', sync === '' ? 'empty' : sync, `with no standby left, commits on ${candidate} would wait for ever`));
+        const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus);
+        const maxLag = step.input['maxLag'] as number;
+        checks.push(check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? 'unknown' : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'));
+      }
+      return guarded(checks);
+    }
+    const facts = await downFacts(step, datastore, primary, candidateStatus);
+    checks.push(...candidateChecks(candidateStatus, candidate));
+    for (const fact of facts.alive) checks.push(check('primary is down', false, 'no sign of life', fact, 'use a planned failover, or fence it first'));
+    checks.push(check('two independent facts', facts.down.length >= 2, 'at least two facts that the primary is down', facts.down.join('; ') || 'none', 'wait, or look at the primary by another way'));
+    return guarded(checks);
+  },
+  async verify(step) {
+    const datastore = datastoreFor(step);
+    const { primary, candidate, statuses } = await findRoles(step);
+    if (candidate === null) throw new HoldfastError('candidate-missing', 'no candidate is left', { retryable: false });
+    const candidateStatus = statuses.get(candidate)!;
+    const planned = step.call.mode === 'planned';
+    const lag = planned ? await lagOf(step, datastore, primary, candidateStatus) : { lagMs: null, lagBytes: null };
+    const down = planned ? [] : (await downFacts(step, datastore, primary, candidateStatus)).down;
+    return {
+      checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
+      summary: planned ? `primary ${primary}, candidate ${candidate}, lag ${lag.lagMs === null ? 'unknown' : formatDuration(lag.lagMs)}` : `primary ${primary} is down (${down.join('; ')}), candidate ${candidate}`,
+      facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: lag.lagMs, lagBytes: lag.lagBytes, downFacts: down },
+    };
+  },
+};
+
+/** Forced: what independent observers say. Silence towards us alone is one fact: the fault may be ours. */
+async function downFacts(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<{ down: string[]; alive: string[] }> {
+  const down: string[] = [];
+  const alive: string[] = [];
+  const attempts = step.input['attempts'] as number;
+  let last: NodeStatus | undefined;
+  for (let attempt = 1; attempt <= attempts; attempt += 1) {
+    last = await nodeStatus(step.context, datastore, primary, 2000);
+    if (last.reachable) break;
+    if (attempt < attempts) await pause(300, step.signal);
+  }
+  if (last?.reachable === true) alive.push(`${primary} answers to the worker${last.inRecovery === true ? ' (in recovery)' : ''}`);
+  else down.push(`no connection to ${primary} from the worker in ${attempts} attempts (${last?.error?.split('\n')[0] ?? 'no answer'})`);
+  if (candidate?.reachable === true) {
+    if (candidate.receiverStatus === 'streaming') alive.push(`${candidate.node} still streams from ${primary}`);
+    else down.push(`${candidate.node} has lost its WAL stream`);
+  }
+  const node = datastore.nodes[primary]!;
+  if (hasHostAccess(node)) {
+    const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
+    if (state === 'stopped') down.push(`its host says that no server runs in the data directory`);
+    else if (state === 'running') alive.push(`its host says that the server runs`);
+  }
+  return { down, alive };
+}
+
+const checkpoint: StepDefinition = {
+  async guard(step) {
+    if (optionalText(step, 'primary') === undefined) return guarded([]);
+    return guarded([check('nodes', nodeInput(step, 'primary') !== nodeInput(step, 'candidate'), 'two nodes', 'two nodes')]);
+  },
+  async apply(step) {
+    const datastore = datastoreFor(step);
+    const started = step.nowMs();
+    await withNode(step.context, datastore, nodeInput(step, 'primary'), (client) => client.query('checkpoint'), { queryTimeoutMs: 600_000 });
+    await withNode(step.context, datastore, nodeInput(step, 'candidate'), (client) => client.query('checkpoint'), { queryTimeoutMs: 600_000 });
+    return { outcome: 'changed', summary: `checkpoint and restartpoint in ${formatDuration(step.nowMs() - started)}` };
+  },
+  async verify(step) {
+    const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
+    return { checks: [check('candidate answers', status.reachable, 'answers', status.error ?? 'answers')], summary: 'candidate answers' };
+  },
+};
+
+const readOnly: StepDefinition = {
+  async inspect(step) {
+    const datastore = datastoreFor(step);
+    const fence = await withNode(step.context, datastore, nodeInput(step, 'primary'), readFence);
+    const rules = await probeRules(await fenceTarget(step.context, datastore, nodeInput(step, 'primary')));
+    // Satisfied is never said here: the WAL position must be read by apply, after the last session ended.
+    return { satisfied: false, summary: fence.epoch === null ? 'writes are allowed' : `fence of epoch ${fence.epoch} is written, rules ${rules}`, before: { ...fence } as Json };
+  },
+  async guard(step) {
+    if (optionalText(step, 'primary') === undefined) return guarded([]);
+    const primary = nodeInput(step, 'primary');
+    const rights = await withNode(step.context, datastoreFor(step), primary, fenceRights);
+    return guarded([
+      check('right to fence', rights.superuser, 'the admin user is superuser (pg_hba.conf, ALTER SYSTEM, end sessions)', rights.superuser ? 'superuser' : 'not superuser', 'use a superuser as admin.username'),
+      check('hba_file', rights.hbaFile !== '', 'a readable hba_file', rights.hbaFile === '' ? 'none' : rights.hbaFile),
+      check('no prepared transactions', rights.preparedTransactions === 0, '0', String(rights.preparedTransactions), 'commit or roll back what pg_prepared_xacts shows'),
+      check('no subscriptions', rights.subscriptions === 0, '0 running', String(rights.subscriptions), 'disable the subscriptions: they would go on writing'),
+    ]);
+  },
+  async apply(step) {
+    const datastore = datastoreFor(step);
+    const { client, target } = await openNode(step.context, datastore, nodeInput(step, 'primary'));
+    try {
+      const refused = await refuseWrites(client, target, { epoch: step.call.epoch, execution: step.call.workflowId, timeoutMs: 10_000, nowMs: step.nowMs, signal: step.signal });
+      return {
+        outcome: 'changed',
+        summary: `writes refused, ${refused.sessionsEnded} session(s) ended, WAL position ${refused.lsn}`,
+        after: { lsn: refused.lsn, epoch: step.call.epoch },
+        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, parts: { ...refused.parts } },
+      };
+    } finally {
+      await client.end().catch(() => {});
+    }
+  },
+  async verify(step) {
+    const datastore = datastoreFor(step);
+    const primary = nodeInput(step, 'primary');
+    const [fence, rules] = await Promise.all([withNode(step.context, datastore, primary, readFence), fenceTarget(step.context, datastore, primary).then(probeRules)]);
+    return {
+      checks: [
+        check('fence epoch', fence.epoch === step.call.epoch, String(step.call.epoch), String(fence.epoch)),
+        check('ordinary roles', rules === 'rejected', 'rejected by pg_hba.conf', rules),
+      ],
+      summary: 'an ordinary role is rejected',
+    };
+  },
+  async undo(step) {
+    const datastore = datastoreFor(step);
+    const primary = nodeInput(step, 'primary');
+    // Roles first: to let writes in again beside a promoted candidate would make two primaries.
+    for (const name of Object.keys(datastore.nodes)) {
+      if (name === primary) continue;
+      const status = await nodeStatus(step.context, datastore, name);
+      if (status.inRecovery === false && !(await withNode(step.context, datastore, name, readFence)).epoch) {
+        throw new HoldfastError('promoted-meanwhile', `${name} is not in recovery: it may have been promoted; writes on ${primary} stay refused`, { next: 'find out which node is the primary; then markDone, or fence one of them' });
+      }
+    }
+    const { client, target } = await openNode(step.context, datastore, primary);
+    try {
+      const fence = await readFence(client);
+      if (fence.epoch === null && !fence.readOnlyDefault) return { outcome: 'already-satisfied', summary: 'writes are allowed' };
+      if (fence.epoch !== null && fence.epoch !== step.call.epoch) {
+        throw new HoldfastError('foreign-fence', `${primary} carries the fence of epoch ${fence.epoch}, not ours (${step.call.epoch})`, { next: 'another execution fenced it: look at `holdfast audit`' });
+      }
+      await allowWrites(client, target, { timeoutMs: 10_000, nowMs: step.nowMs });
+      return { outcome: 'changed', summary: `writes are allowed on ${primary} again`, after: { ...(await readFence(client)) } as Json };
+    } finally {
+      await client.end().catch(() => {});
+    }
+  },
+};
+
+const fence: StepDefinition = {
+  async inspect(step) {
+    const { holds, how } = await fenceHolds(step, nodeInput(step, 'node'), true);
+    return { satisfied: holds, summary: how };
+  },
+  async guard(step) {
+    const name = optionalText(step, 'node');
+    if (name === undefined) return guarded([]);
+    const datastore = datastoreFor(step);
+    const node = datastore.nodes[nodeInput(step, 'node')]!;
+    const ways: string[] = [];
+    if (node.fence !== undefined) ways.push('fence command');
+    if (hasHostAccess(node) && (await hostState(node, step.signal).catch(() => 'unknown')) !== 'unknown') ways.push('its host');
+    if ((await nodeStatus(step.context, datastore, name)).reachable) ways.push('SQL');
+    return guarded([check('a way to fence', ways.length > 0, `a way to reach ${name}: fence.command, dataDirectory with exec, or SQL`, ways.join(', ') || 'none', `configure datastores.*.nodes.${name}.fence.command`)]);
+  },
+  async apply(step) {
+    const datastore = datastoreFor(step);
+    const name = nodeInput(step, 'node');
+    const node = datastore.nodes[name]!;
+    const methods: string[] = [];
+    const problems: string[] = [];
+    if (node.fence !== undefined) {
+      await runChild(node.fence.command, { env: { HOLDFAST_NODE: name, HOLDFAST_EPOCH: String(step.call.epoch) }, signal: step.signal });
+      methods.push('fence command');
+    }
+    const status = await nodeStatus(step.context, datastore, name);
+    if (status.reachable && status.inRecovery === false) {
+      try {
+        const { client, target } = await openNode(step.context, datastore, name);
+        try {
+          await refuseWrites(client, target, { epoch: step.call.epoch, execution: step.call.workflowId, timeoutMs: 15_000, nowMs: step.nowMs, signal: step.signal });
+          await leaveStandbySignal(client);
+          methods.push('pg_hba.conf and standby.signal by SQL');
+        } finally {
+          await client.end().catch(() => {});
+        }
+      } catch (error) {
+        problems.push(messageOf(error));
+      }
+    } else if (hasHostAccess(node)) {
+      try {
+        await stopOnHost(node, 'immediate', step.signal);
+        await runOnNode(node, ['touch', `${node.dataDirectory}/standby.signal`], { signal: step.signal });
+        methods.push('server stopped and standby.signal left on its host');
+      } catch (error) {
+        problems.push(messageOf(error));
+      }
+    }
+    if (methods.length === 0) {
+      throw new HoldfastError('not-fenced', `${name} could not be fenced: ${problems.join('; ') || 'no way to reach it is configured'}`, { next: `stop it by hand and keep it down, or configure nodes.${name}.fence.command`, retryable: problems.length > 0 });
+    }
+    return { outcome: 'changed', summary: `${name} fenced: ${methods.join(', ')}`, after: { methods }, facts: { methods } };
+  },
+  async verify(step) {
+    const name = nodeInput(step, 'node');
+    const { holds, how } = await fenceHolds(step, name, true);
+    return { checks: [check('fence', holds, `${name} takes no write, also after a restart`, how, 'fence it by hand now')], summary: how };
+  },
+};
+
+/** Why a node takes no write. `afterRestart`: it must hold through a restart too. */
+async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): Promise<{ holds: boolean; how: string }> {
+  const datastore = datastoreFor(step);
+  const node = datastore.nodes[name]!;
+  const status = await nodeStatus(step.context, datastore, name);
+  if (status.reachable) {
+    if (status.inRecovery === true) return { holds: true, how: `${name} is in recovery` };
+    const seen = await withNode(step.context, datastore, name, readFence);
+    const rules = await probeRules(await fenceTarget(step.context, datastore, name));
+    const refusing = seen.epoch !== null && rules === 'rejected';
+    return {
+      holds: refusing && (!afterRestart || seen.standbySignal),
+      how: refusing ? `${name} rejects every application (epoch ${seen.epoch})${seen.standbySignal ? ' and starts in recovery' : ''}` : `${name} is not in recovery and lets applications in (${rules})`,
+    };
+  }
+  if (node.fence?.verify !== undefined) {
+    const answer = await runChild(node.fence.verify, { env: { HOLDFAST_NODE: name, HOLDFAST_EPOCH: String(step.call.epoch) }, allowFailure: true, signal: step.signal });
+    if (answer.code === 0) return { holds: true, how: `the fence command's verification says that ${name} is fenced` };
+    return { holds: false, how: `the fence command's verification exited with ${answer.code}` };
+  }
+  if (hasHostAccess(node)) {
+    const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
+    const signal = await runOnNode(node, ['test', '-e', `${node.dataDirectory}/standby.signal`], { allowFailure: true, signal: step.signal }).catch(() => null);
+    const left = signal?.code === 0;
+    return { holds: state === 'stopped' && (left || !afterRestart), how: `its host says: server ${state}, standby.signal ${left ? 'there' : 'missing'}` };
+  }
+  return { holds: !afterRestart, how: `${name} does not answer (${status.error?.split('\n')[0] ?? ''})` };
+}
+
+const awaitReplay: StepDefinition = {
+  async guard(step) {
+    if (optionalText(step, 'candidate') === undefined) return guarded([]);
+    const candidate = nodeInput(step, 'candidate');
+    const status = await nodeStatus(step.context, datastoreFor(step), candidate);
+    return guarded([
+      check('candidate answers', status.reachable, 'answers', status.error ?? 'answers'),
+      check('replay not paused', status.replayPaused !== true, 'running', status.replayPaused === true ? 'paused' : 'running', `select pg_wal_replay_resume() on ${candidate}`),
+    ]);
+  },
+  async verify(step) {
+    const wanted = optionalText(step, 'lsn');
+    const candidate = nodeInput(step, 'candidate');
+    const started = step.nowMs();
+    const timeoutMs = step.input['timeout'] as number;
+    return withNode(step.context, datastoreFor(step), candidate, async (client) => {
+      for (;;) {
+        const row = (await client.query('select pg_last_wal_receive_lsn()::text as received, pg_last_wal_replay_lsn()::text as replayed, pg_is_in_recovery() as recovering')).rows[0] as { received: string | null; replayed: string; recovering: boolean };
+        // Nothing received since its start: what it replayed from its own files is all there is.
+        const goal = wanted ?? row.received ?? row.replayed;
+        const behind = row.recovering ? lsnDifference(row.replayed, goal) : 0n;
+        const facts = { replayedLsn: row.replayed, receivedLsn: row.received, waitedMs: step.nowMs() - started };
+        if (behind <= 0n) return { checks: [check('replayed', true, goal, row.replayed)], summary: `${candidate} has replayed ${row.replayed}`, facts };
+        step.signal.throwIfAborted();
+        if (step.nowMs() - started > timeoutMs) {
+          return { checks: [check('replayed', false, goal, `${row.replayed}, ${behind} bytes behind after ${formatDuration(timeoutMs)}`, 'the standby does not keep up, or its stream is broken')], summary: 'not replayed in time', facts };
+        }
+        await pause(3, step.signal);
+      }
+    });
+  },
+};
+
+const promote: StepDefinition = {
+  async inspect(step) {
+    const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
+    if (!status.reachable) throw new HoldfastError('candidate-unreachable', `${status.node} does not answer: ${status.error}`, { retryable: true });
+    return { satisfied: status.inRecovery === false, summary: status.inRecovery === false ? `${status.node} is primary` : `${status.node} is a standby`, before: { inRecovery: status.inRecovery, lsn: status.replayedLsn } };
+  },
+  async guard(step) {
+    if (optionalText(step, 'candidate') === undefined) return guarded([]);
+    const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
+    return guarded(candidateChecks(status, status.node));
+  },
+  async apply(step) {
+    const datastore = datastoreFor(step);
+    const candidate = nodeInput(step, 'candidate');
+    const { client } = await openNode(step.context, datastore, candidate);
+    try {
+      const before = (await client.query('select pg_is_in_recovery() as recovering, pg_last_wal_replay_lsn()::text as lsn')).rows[0] as { recovering: boolean; lsn: string };
+      const started = step.nowMs();
+      if (before.recovering) {
+        if (step.call.mode === 'planned') {
+          // Between the look before and now someone may have let writes in again.
+          const seen = await withNode(step.context, datastore, nodeInput(step, 'primary'), readFence);
+          if (seen.epoch !== step.call.epoch) {
+            throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch}): not promoting`, { next: 'the execution goes back; look at who lifted read-only' });
+          }
+        }
+        await client.query('select pg_promote(false)');
+        for (;;) {
+          if (!((await client.query('select pg_is_in_recovery() as recovering')).rows[0] as { recovering: boolean }).recovering) break;
+          step.signal.throwIfAborted();
+          await pause(3, step.signal);
+        }
+      }
+      const promotedAtMs = step.nowMs();
+      const after = (
+        await client.query(`select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int as timeline,
+          (select pg_read_file('pg_wal/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '.history', true)) as history`)
+      ).rows[0] as { timeline: number; history: string | null };
+      const forkLsn = /^\d+\t([0-9A-F]+\/[0-9A-F]+)\t/i.exec(after.history?.trim().split('\n').at(-1) ?? '')?.[1] ?? null;
+      return {
+        outcome: before.recovering ? 'changed' : 'already-satisfied',
+        summary: before.recovering ? `${candidate} promoted in ${formatDuration(promotedAtMs - started)}, timeline ${after.timeline}` : `${candidate} is primary already, timeline ${after.timeline}`,
+        before: { inRecovery: before.recovering, lsn: before.lsn },
+        after: { inRecovery: false, timeline: after.timeline, forkLsn },
+        facts: { promotedAtMs, promoteMs: promotedAtMs - started, timeline: after.timeline, forkLsn },
+      };
+    } finally {
+      await client.end().catch(() => {});
+    }
+  },
+  async verify(step) {
+    const candidate = nodeInput(step, 'candidate');
+    const status = await nodeStatus(step.context, datastoreFor(step), candidate);
+    return { checks: [check('promoted', status.inRecovery === false, `${candidate} is primary`, status.reachable ? (status.inRecovery === true ? 'in recovery' : 'primary') : (status.error ?? 'no answer'))], summary: `${candidate} is primary` };
+  },
+};
+
+const verifyFence: StepDefinition = {
+  async verify(step) {
+    const name = nodeInput(step, 'node');
+    const { holds, how } = await fenceHolds(step, name, false);
+    return { checks: [check('old primary takes no write', holds, `${name} down, in recovery, or refusing`, how, 'fence it by hand at once')], summary: how, facts: { how } };
+  },
+};
+
+const verifyLag: StepDefinition = {
+  async verify(step) {
+    const datastore = datastoreFor(step);
+    const primary = nodeInput(step, 'primary');
+    const maxLag = step.input['maxLag'] as number;
+    const deadline = step.nowMs() + (step.input['wait'] as number);
+    const names = Object.keys(datastore.nodes).filter((name) => name !== primary);
+    for (;;) {
+      const seen = await Promise.all(names.map((name) => nodeStatus(step.context, datastore, name)));
+      const standbys = seen.filter((status) => status.inRecovery === true && status.receiverStatus !== null);
+      const primaryNode = datastore.nodes[primary]!;
+      const streaming = standbys.filter((status) => status.receiverStatus === 'streaming' && status.receiverPort === primaryNode.port);
+      const checks = await Promise.all(
+        standbys.map(async (status) => {
+          const { lagMs } = await lagOf(step, datastore, primary, status);
+          const ok = streaming.includes(status) && lagMs !== null && lagMs <= maxLag;
+          return check(`${status.node} streams`, ok, `from ${primary}, lag at most ${formatDuration(maxLag)}`, `${status.receiverStatus} from ${status.receiverHost}:${status.receiverPort}, lag ${lagMs === null ? 'unknown' : formatDuration(lagMs)}`, 'rebuild it with runbook database-failback');
+        }),
+      );
+      if (checks.every((item) => item.ok) || step.nowMs() > deadline) {
+        const summary = standbys.length === 0 ? 'no standby remains: there is no redundancy until failback has rebuilt one' : `${streaming.length} of ${standbys.length} standby(s) stream`;
+        return { checks, summary, facts: { standbys: streaming.length } };
+      }
+      await pause(250, step.signal);
+    }
+  },
+};
+
+const measureLoss: StepDefinition = {
+  async verify(step) {
+    const forkLsn = optionalText(step, 'forkLsn');
+    const name = nodeInput(step, 'node');
+    const node = datastoreFor(step).nodes[name]!;
+    const unmeasured = (note: string) => ({ checks: [], summary: `lost transactions not measured: ${note}`, facts: { lostTransactions: null, note } });
+    if (forkLsn === undefined) return unmeasured('the point where the new timeline began is not known');
+    if (!hasHostAccess(node)) return unmeasured(`the data directory of ${name} cannot be reached (dataDirectory, exec)`);
+    if ((await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'unknown') return unmeasured(`the host of ${name} cannot be reached`);
+    const timeline = await oldTimeline(step, node);
+    if (timeline === null) return unmeasured(`pg_controldata of ${name} could not be read`);
+    const answer = await runOnNode(node, [nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-t', String(timeline), '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`], { allowFailure: true, signal: step.signal });
+    // It always ends with an error at the end of the WAL; only one that read nothing at all is a failure.
+    const commits = answer.stdout.split('\n').filter((line) => /desc: COMMIT/.test(line));
+    if (answer.stdout.trim() === '' && !/invalid record length|invalid magic|invalid resource|record with incorrect|could not find a valid record|zero-length|contrecord|could not open file|invalid record/i.test(answer.stderr)) {
+      return unmeasured(`pg_waldump: ${answer.stderr.slice(0, 300)}`);
+    }
+    const times = commits.map((line) => /COMMIT (\S+ \S+ \S+)/.exec(line)?.[1]?.replace(/;$/, '') ?? '').filter((text) => text !== '');
+    const note = `COMMIT records in the WAL of ${name} after ${forkLsn} on timeline ${timeline} (pg_waldump)`;
+    return { checks: [], summary: `${commits.length} transaction(s) of ${name} are not on the new primary`, facts: { lostTransactions: commits.length, lastLostAt: times.at(-1) ?? null, firstLostAt: times[0] ?? null, note } };
+  },
+};
+
+async function oldTimeline(step: StepRun, node: PostgresDatastore['nodes'][string] & { dataDirectory: string }): Promise<number | null> {
+  const answer = await runOnNode(node, [nodeTool(node, 'pg_controldata'), node.dataDirectory], { allowFailure: true, env: { LC_ALL: 'C' }, signal: step.signal });
+  const match = /^Latest checkpoint's TimeLineID:\s+(\d+)/m.exec(answer.stdout);
+  return match === null ? null : Number(match[1]);
+}
+
+const verifyRecentWrites: StepDefinition = {
+  async verify(step) {
+    const datastore = datastoreFor(step);
+    const primary = nodeInput(step, 'primary');
+    const checks: CheckResult[] = [];
+    let found: string | null = null;
+    if (datastore.endpoint !== undefined) {
+      const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+      const node = nodeByAddress(datastore, endpoint.host, endpoint.port);
+      checks.push(check('application secret', node === primary, `points to ${primary}`, `${endpoint.host}:${endpoint.port} (${node ?? 'no node of ours'})`));
+      try {
+        const client = await connectPostgres({ ...endpoint, database: endpoint.database, sslmode: datastore.admin.sslmode, sslrootcert: datastore.admin.sslrootcert }, { applicationName: 'holdfast-verify', queryTimeoutMs: 10_000 });
+        try {
+          const row = (await client.query("select pg_is_in_recovery() as recovering, current_setting('transaction_read_only') as read_only")).rows[0] as { recovering: boolean; read_only: string };
+          checks.push(check('writable for the application', !row.recovering && row.read_only === 'off', 'not in recovery, transactions read-write', `${row.recovering ? 'in recovery' : 'primary'}, read-only ${row.read_only}`));
+        } finally {
+          await client.end().catch(() => {});
+        }
+      } catch (error) {
+        checks.push(check('application can log in', false, 'a connection with the application secret', messageOf(error).split('\n')[0]!));
+      }
+    }
+    const query = optionalText(step, 'query');
+    if (query !== undefined) {
+      const target = await fenceTarget(step.context, datastore, primary);
+      found = await withPostgres(target, async (client) => {
+        await client.query('begin read only');
+        const row = (await client.query(query)).rows[0] as Record<string, unknown> | undefined;
+        await client.query('rollback');
+        return row === undefined ? null : JSON.stringify(row);
+      }, { queryTimeoutMs: 20_000 });
+      checks.push(check('newest transaction', found !== null, 'a row', found ?? 'no row'));
+    }
+    return { checks, summary: found === null ? `${primary} is writable for the application` : `${primary} is writable; newest: ${found.slice(0, 200)}`, facts: { newest: found } };
+  },
+};
+
+export const postgresSteps: Readonly<Record<string, StepDefinition>> = {
+  'postgres.health': health,
+  'postgres.checkpoint': checkpoint,
+  'postgres.readOnly': readOnly,
+  'postgres.fence': fence,
+  'postgres.awaitReplay': awaitReplay,
+  'postgres.promote': promote,
+  'postgres.verifyFence': verifyFence,
+  'postgres.verifyLag': verifyLag,
+  'postgres.measureLoss': measureLoss,
+  'postgres.verifyRecentWrites': verifyRecentWrites,
+};

@@ -1,0 +1,95 @@
+import { Context as ActivityContext } from '@temporalio/activity';
+import type { z } from 'zod';
+import { CATALOGUE, PHASES, phaseActivity, stepKind } from '../src/model/catalogue.ts';
+import { HoldfastError } from '../src/model/errors.ts';
+import type { PhaseResult } from '../src/model/execution.ts';
+import type { PhaseCall } from '../src/model/step-call.ts';
+import type { Context } from '../src/systems/context.ts';
+import { redactValue } from '../src/systems/log.ts';
+import { canarySteps } from './canary.ts';
+import { toActivityFailure } from './failure.ts';
+import { notifySteps } from './notify-step.ts';
+import { postgresSteps } from './postgres.ts';
+import { rebuildSteps } from './postgres-rebuild.ts';
+import { rolloutSteps } from './rollout.ts';
+import { route53Steps } from './route53.ts';
+import { secretSteps } from './secret.ts';
+import type { StepDefinition, StepRun } from './step-definition.ts';
+
+const HEARTBEAT_MS = 1000;
+
+const DEFINITIONS: Readonly<Record<string, StepDefinition>> = {
+  ...postgresSteps,
+  ...rebuildSteps,
+  ...secretSteps,
+  ...route53Steps,
+  ...canarySteps,
+  ...rolloutSteps,
+  ...notifySteps,
+};
+
+export type PhaseActivities = Record<string, (call: PhaseCall) => Promise<PhaseResult>>;
+
+/** One activity per phase of each step kind, named `<kind>:<phase>`. Refuses to start when catalogue and definitions disagree. */
+export function createStepActivities(context: Context): PhaseActivities {
+  const activities: PhaseActivities = {};
+  for (const [name, kind] of Object.entries(CATALOGUE)) {
+    if (kind.runsIn === 'workflow') continue;
+    const definition = DEFINITIONS[name];
+    for (const phase of PHASES) {
+      const declared = kind.phases.includes(phase);
+      const run = definition?.[phase];
+      if (declared !== (run !== undefined)) {
+        throw new HoldfastError('catalogue-mismatch', `step kind ${name}: phase ${phase} is ${declared ? 'declared but not defined' : 'defined but not declared'}`);
+      }
+      if (run !== undefined) activities[phaseActivity(name, phase)] = (call) => runPhase(context, call, run);
+    }
+    if (definition?.background !== undefined) {
+      const { name: suffix, run } = definition.background;
+      activities[`${name}:${suffix}`] = (call) => runPhase(context, call, run);
+    }
+  }
+  return activities;
+}
+
+async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) => Promise<PhaseResult>): Promise<PhaseResult> {
+  const activity = ActivityContext.current();
+  const log = context.log.child({ workflowId: call.workflowId, step: call.step, phase: call.phase, uses: call.uses });
+  let details: unknown = activity.info.heartbeatDetails ?? null;
+  const heartbeat = setInterval(() => activity.heartbeat(details), HEARTBEAT_MS);
+  try {
+    const result = await run({
+      context,
+      call,
+      input: parseInput(call),
+      signal: activity.cancellationSignal,
+      attempt: activity.info.attempt,
+      previousDetails: activity.info.heartbeatDetails,
+      nowMs: Date.now,
+      heartbeat: (value) => {
+        details = value;
+      },
+      log,
+    });
+    log.info({ outcome: result.outcome, summary: result.summary }, 'phase ended');
+    // History is read by more people than secrets are for.
+    return redactValue(result);
+  } catch (error) {
+    log.warn({ err: error }, 'phase did not succeed');
+    throw toActivityFailure(error);
+  } finally {
+    clearInterval(heartbeat);
+  }
+}
+
+function parseInput(call: PhaseCall): Readonly<Record<string, unknown>> {
+  const kind = stepKind(call.uses);
+  if (kind === undefined) throw new HoldfastError('unknown-step-kind', `there is no step kind "${call.uses}"`, { next: 'run `holdfast validate`' });
+  const parsed = (kind.input as z.ZodType<Record<string, unknown>>).safeParse(call.with);
+  if (!parsed.success) {
+    const issues = parsed.error.issues.map((issue) => `${issue.path.join('.') || '(input)'}: ${issue.message}`).join('; ');
+    throw new HoldfastError('step-input', `step ${call.step} (${call.uses}): ${issues}`, { next: 'correct `with` of this step in the runbook' });
+  }
+  return parsed.data;
+}
+

@@ -1,0 +1,25 @@
+import type { Phase } from './catalogue.ts';
+import type { Json, Mode } from './runbook-schema.ts';
+
+/** What a phase activity `<kind>:<phase>` is called with. */
+export interface PhaseCall {
+  readonly step: string;
+  readonly uses: string;
+  readonly phase: Phase;
+  /** Asked before the first change: inputs that only come up while running may be missing. */
+  readonly preflight: boolean;
+  readonly with: Readonly<Record<string, unknown>>;
+  readonly mode: Mode;
+  readonly service: string | null;
+  readonly environment: string;
+  readonly workflowId: string;
+  readonly runId: string;
+  /** Grows with every execution; a fence carries it. */
+  readonly epoch: number;
+  /** Idempotency key `workflowId/stepId/epoch`. */
+  readonly key: string;
+  /** What inspection found before apply. */
+  readonly before: Json;
+  /** This step's own facts so far. */
+  readonly facts: Readonly<Record<string, Json>>;
+}

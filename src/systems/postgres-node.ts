@@ -1,0 +1,170 @@
+import { posix } from 'node:path';
+import type { Client } from 'pg';
+import type { NodeConfig, PostgresDatastore } from '../model/config-schema.ts';
+import { HoldfastError, messageOf } from '../model/errors.ts';
+import { runChild, type ChildOutput } from './child.ts';
+import type { Context } from './context.ts';
+import { adminTarget, connectPostgres, withPostgres, type PostgresTarget } from './postgres.ts';
+
+/** What one look at a node shows. Times are the server's own. */
+export interface NodeStatus {
+  readonly node: string;
+  readonly reachable: boolean;
+  /** Why not, when it is not. */
+  readonly error: string | null;
+  readonly inRecovery: boolean | null;
+  readonly systemIdentifier: string | null;
+  readonly serverVersion: number | null;
+  /** Standby: what it received and replayed; primary: its own position as both. */
+  readonly receivedLsn: string | null;
+  readonly replayedLsn: string | null;
+  readonly lastCommitAt: string | null;
+  /** Milliseconds since the last replayed transaction. */
+  readonly replayAgeMs: number | null;
+  readonly receiverStatus: string | null;
+  readonly receiverHost: string | null;
+  readonly receiverPort: number | null;
+  readonly replayPaused: boolean | null;
+  readonly applyDelayMs: number | null;
+  readonly synchronousStandbyNames: string;
+  readonly readOnlyDefault: boolean;
+  readonly superuser: boolean;
+}
+
+const STATUS_SQL = `
+select pg_is_in_recovery() as in_recovery,
+       (select system_identifier::text from pg_control_system()) as system_identifier,
+       current_setting('server_version_num')::int as server_version,
+       case when pg_is_in_recovery() then pg_last_wal_receive_lsn() else pg_current_wal_lsn() end::text as received,
+       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text as replayed,
+       to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') as last_commit_at,
+       extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) * 1000 as replay_age_ms,
+       (select status from pg_stat_wal_receiver) as receiver_status,
+       (select sender_host from pg_stat_wal_receiver) as receiver_host,
+       (select sender_port from pg_stat_wal_receiver) as receiver_port,
+       case when pg_is_in_recovery() then pg_is_wal_replay_paused() end as replay_paused,
+       (select setting::bigint from pg_settings where name = 'recovery_min_apply_delay') as apply_delay_ms,
+       current_setting('synchronous_standby_names') as synchronous_standby_names,
+       (select reset_val = 'on' from pg_settings where name = 'default_transaction_read_only') as read_only_default,
+       (select rolsuper from pg_roles where rolname = current_user) as superuser`;
+
+/** Look at a node; an unreachable one is a finding, not an error. */
+export async function nodeStatus(context: Context, datastore: PostgresDatastore, node: string, connectTimeoutMs = 3000): Promise<NodeStatus> {
+  try {
+    return await withNode(context, datastore, node, (client) => statusOf(client, node), { connectTimeoutMs, queryTimeoutMs: 5000 });
+  } catch (error) {
+    return {
+      node, reachable: false, error: messageOf(error), inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
+      lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, replayPaused: null, applyDelayMs: null,
+      synchronousStandbyNames: '', readOnlyDefault: false, superuser: false,
+    };
+  }
+}
+
+export async function statusOf(client: Client, node: string): Promise<NodeStatus> {
+  const row = (await client.query(STATUS_SQL)).rows[0] as Record<string, unknown>;
+  return {
+    node,
+    reachable: true,
+    error: null,
+    inRecovery: row['in_recovery'] as boolean,
+    systemIdentifier: row['system_identifier'] as string,
+    serverVersion: row['server_version'] as number,
+    receivedLsn: row['received'] as string | null,
+    replayedLsn: row['replayed'] as string | null,
+    lastCommitAt: row['last_commit_at'] as string | null,
+    replayAgeMs: row['replay_age_ms'] === null ? null : Number(row['replay_age_ms']),
+    receiverStatus: row['receiver_status'] as string | null,
+    receiverHost: row['receiver_host'] as string | null,
+    receiverPort: row['receiver_port'] as number | null,
+    replayPaused: row['replay_paused'] as boolean | null,
+    applyDelayMs: row['apply_delay_ms'] === null ? null : Number(row['apply_delay_ms']),
+    synchronousStandbyNames: row['synchronous_standby_names'] as string,
+    readOnlyDefault: row['read_only_default'] as boolean,
+    superuser: row['superuser'] as boolean,
+  };
+}
+
+/** An administrative connection to a node; the session may write even where the default is read-only. */
+export async function withNode<T>(
+  context: Context,
+  datastore: PostgresDatastore,
+  node: string,
+  work: (client: Client) => Promise<T>,
+  options: { connectTimeoutMs?: number; queryTimeoutMs?: number; database?: string } = {},
+): Promise<T> {
+  const target = await adminTarget(context, datastore, node, options.database);
+  return withPostgres(target, work, { applicationName: 'holdfast-step', connectTimeoutMs: options.connectTimeoutMs, queryTimeoutMs: options.queryTimeoutMs ?? 60_000 });
+}
+
+/** Bytes from `from` to `to`; negative when `to` is behind. */
+export function lsnDifference(from: string, to: string): bigint {
+  return lsnValue(to) - lsnValue(from);
+}
+
+export function lsnValue(lsn: string): bigint {
+  const match = /^([0-9A-F]{1,8})\/([0-9A-F]{1,8})$/i.exec(lsn);
+  if (match === null) throw new HoldfastError('lsn-shape', `"${lsn}" is no WAL position`, { next: 'expected two hexadecimal numbers such as 0/3000148' });
+  return (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`);
+}
+
+/** The address applications reach a node by. */
+export function applicationAddress(node: NodeConfig): { host: string; port: number } {
+  return { host: node.applicationHost ?? node.host, port: node.applicationPort ?? node.port };
+}
+
+/** Run a command on the node's host by its `exec` prefix. */
+export async function runOnNode(
+  node: NodeConfig,
+  argv: readonly string[],
+  options: { input?: string; env?: Record<string, string>; signal?: AbortSignal; allowFailure?: boolean } = {},
+): Promise<ChildOutput> {
+  return runChild([...(node.exec ?? []), ...argv], { ...options, killAfterMs: 10_000 });
+}
+
+/** True when files and processes of the node can be reached by `exec`. */
+export function hasHostAccess(node: NodeConfig): node is NodeConfig & { dataDirectory: string } {
+  return node.dataDirectory !== undefined;
+}
+
+export function nodeTool(node: NodeConfig, tool: string): string {
+  return node.binDirectory === undefined ? tool : posix.join(node.binDirectory, tool);
+}
+
+/** `running`, `stopped`, or `unknown` when the host cannot be asked. Source: pg_ctl status exits with 0, 3, 4. */
+export async function hostState(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<'running' | 'stopped' | 'unknown'> {
+  const answer = await runOnNode(node, [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, 'status'], { allowFailure: true, signal });
+  if (answer.code === 0) return 'running';
+  return answer.code === 3 ? 'stopped' : 'unknown';
+}
+
+/** Stop the server on its host; not running is fine. `immediate` for what must not write another byte. */
+export async function stopOnHost(node: NodeConfig & { dataDirectory: string }, mode: 'fast' | 'immediate', signal?: AbortSignal): Promise<void> {
+  if ((await hostState(node, signal)) === 'stopped') return;
+  const argv = mode === 'fast' && node.stop !== undefined ? node.stop : [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, '-m', mode, '-w', '-t', '60', 'stop'];
+  await runOnNode(node, argv, { allowFailure: true, signal });
+  const state = await hostState(node, signal);
+  if (state !== 'stopped') {
+    throw new HoldfastError('node-not-stopped', `the server in ${node.dataDirectory} is ${state} after it was told to stop`, { next: 'stop it by hand on its host, then retry the step', retryable: true });
+  }
+}
+
+export async function startOnHost(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<void> {
+  if ((await hostState(node, signal)) === 'running') return;
+  const argv = node.start ?? [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, '-l', posix.join(node.dataDirectory, 'holdfast-start.log'), '-w', '-t', '120', 'start'];
+  await runOnNode(node, argv, { signal });
+}
+
+/** The node an address belongs to, null when it is none of ours. */
+export function nodeByAddress(datastore: PostgresDatastore, host: string, port: number): string | null {
+  for (const [name, node] of Object.entries(datastore.nodes)) {
+    const address = applicationAddress(node);
+    if (address.host === host && address.port === port) return name;
+  }
+  return null;
+}
+
+export async function openNode(context: Context, datastore: PostgresDatastore, node: string): Promise<{ client: Client; target: PostgresTarget }> {
+  const target = await adminTarget(context, datastore, node);
+  return { target, client: await connectPostgres(target, { applicationName: 'holdfast-step', queryTimeoutMs: 60_000 }) };
+}
