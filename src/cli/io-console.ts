@@ -2,8 +2,7 @@ import { userInfo } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import type { Client } from '@temporalio/client';
 import type { Config } from '../model/config-schema.ts';
-import { formatFinding } from '../model/errors.ts';
-import { HoldfastError } from '../model/errors.ts';
+import { HoldfastError, formatFinding } from '../model/errors.ts';
 import type { Context } from '../systems/context.ts';
 import { redact, redactValue } from '../systems/log.ts';
 import { EXIT, type Io } from './io.ts';
@@ -122,13 +121,14 @@ export function createConsoleIo(surroundings: Surroundings, flags: () => GlobalF
   async function makeContext(): Promise<Context> {
     const given = flags();
     const configPath = resolve(surroundings.cwd, given.config ?? env['HOLDFAST_CONFIG'] ?? 'holdfast.yaml');
-    const runbookDirectory = resolve(surroundings.cwd, given.runbooks ?? env['HOLDFAST_RUNBOOKS'] ?? join(dirname(configPath), 'runbooks'));
+    const asked = given.runbooks ?? env['HOLDFAST_RUNBOOKS'];
+    const runbookDirectory = resolve(surroundings.cwd, asked ?? join(dirname(configPath), 'runbooks'));
     const [{ loadConfig }, { createContext }, { createLogger }] = await Promise.all([
       import('../systems/config-file.ts'),
       import('../systems/context.ts'),
       import('../systems/log.ts'),
     ]);
-    const { config, warnings } = await loadConfig(configPath, { runbookDirectory });
+    const { config, warnings } = await loadConfig(configPath, asked === undefined ? {} : { runbookDirectory });
     for (const warning of warnings) io.note(formatFinding(warning).trim());
     const log = await createLogger({
       level: oneOf('--log-level', given.logLevel ?? env['HOLDFAST_LOG_LEVEL'] ?? defaults.logLevel, LEVELS),

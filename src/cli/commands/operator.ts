@@ -3,6 +3,7 @@ import { HoldfastError } from '../../model/errors.ts';
 import type { OperatorAction, OperatorRequest, Progress } from '../../model/execution.ts';
 import type { CommandModule } from '../commands.ts';
 import type { Io } from '../io.ts';
+import { workflowIdOf } from '../workflow-id.ts';
 
 const DESCRIPTIONS: Readonly<Record<OperatorAction, string>> = {
   approve: 'Approve what waits for approval. Whoever requested it cannot approve it; two approvals need two people.',
@@ -50,11 +51,6 @@ export function operatorCommand(action: OperatorAction): CommandModule {
       });
     },
   };
-}
-
-/** `orders` is short for `failover/orders`. */
-export function workflowIdOf(execution: string): string {
-  return execution.includes('/') ? execution : `failover/${execution}`;
 }
 
 function parkedStep(options: Options, progress: Progress): { step: string; attempt: number } {

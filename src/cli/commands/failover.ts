@@ -1,0 +1,48 @@
+import type { Command } from 'commander';
+import { WORKFLOW_IDS } from '../../model/api.ts';
+import { HoldfastError } from '../../model/errors.ts';
+import { execute } from '../execute.ts';
+import { showResult } from '../execution-result.ts';
+import type { Io } from '../io.ts';
+import { jsonParameters, type ParameterOption, collectParameters } from '../parameters.ts';
+
+interface Options extends ParameterOption {
+  readonly mode: string;
+  readonly reason: string;
+  readonly purpose: string;
+  readonly dryRun?: boolean;
+  readonly wait: boolean;
+}
+
+export function define(command: Command, io: Io): void {
+  command
+    .description(
+      "Execute the service's failover runbook. planned: the old primary is alive and hands over, no acknowledged write is lost. forced: it is dead or " +
+        'unreachable and is fenced from outside. A second failover of the same service is refused while one runs.',
+    )
+    .argument('<service>')
+    .requiredOption('--mode <mode>', 'planned or forced')
+    .requiredOption('--reason <text>', 'why; kept in the audit and in the evidence')
+    .option('--purpose <name>', "which of the service's runbooks", 'failover')
+    .option('-p, --parameter <name=value>', "a parameter of the runbook, before the service's own; may be given several times", collectParameters, [])
+    .option('--dry-run', 'evaluate every guard against live state, then end; nothing is changed')
+    .option('--no-wait', 'start it and return')
+    .action(async (service: string, options: Options) => {
+      if (options.mode !== 'planned' && options.mode !== 'forced') throw new HoldfastError('usage', `--mode "${options.mode}" is not known`, { next: 'use planned or forced' });
+      const { config } = await io.context();
+      const { serviceOf } = await import('../../systems/context.ts');
+      serviceOf(config, service);
+      const workflowId = WORKFLOW_IDS.failover(service);
+      const input = {
+        service,
+        mode: options.mode,
+        reason: options.reason,
+        requestedBy: io.by,
+        purpose: options.purpose,
+        parameters: jsonParameters(options.parameter),
+        dryRun: options.dryRun === true,
+      };
+      const result = await execute<unknown>(io, { type: 'failover', workflowId, input }, { wait: options.wait });
+      if (result !== undefined) showResult(io, workflowId, result);
+    });
+}

@@ -1,0 +1,45 @@
+import type { Command } from 'commander';
+import { HoldfastError } from '../../model/errors.ts';
+import { execute, timeId } from '../execute.ts';
+import { showResult } from '../execution-result.ts';
+import type { Io } from '../io.ts';
+import { collectParameters, jsonParameters, type ParameterOption } from '../parameters.ts';
+
+interface Options extends ParameterOption {
+  readonly mode: string;
+  readonly purpose: string;
+}
+
+export function define(command: Command, io: Io): void {
+  command
+    .description('What a failover of this service would do: every step, and every guard evaluated against live state. Nothing is changed, and a running failover is not disturbed.')
+    .argument('<service>')
+    .option('--mode <mode>', 'planned or forced', 'planned')
+    .option('--purpose <name>', "which of the service's runbooks", 'failover')
+    .option('-p, --parameter <name=value>', "a parameter of the runbook, before the service's own", collectParameters, [])
+    .action(async (service: string, options: Options) => {
+      if (options.mode !== 'planned' && options.mode !== 'forced') throw new HoldfastError('usage', `--mode "${options.mode}" is not known`, { next: 'use planned or forced' });
+      const { config } = await io.context();
+      const { serviceOf } = await import('../../systems/context.ts');
+      serviceOf(config, service);
+      const workflowId = `plan/${service}/${timeId(new Date())}`;
+      const input = {
+        service,
+        mode: options.mode,
+        reason: 'plan: what would it do',
+        requestedBy: io.by,
+        purpose: options.purpose,
+        parameters: jsonParameters(options.parameter),
+        dryRun: true,
+      };
+      const { queryProgress } = await import('../../engine/executions.ts');
+      const result = await execute<unknown>(io, { type: 'failover', workflowId, input }, { wait: true });
+      if (result === undefined) return;
+      if (!io.json) {
+        const { formatProgress } = await import('../progress-view.ts');
+        io.say(formatProgress(workflowId, await queryProgress(await io.temporal(), workflowId), Date.now()));
+        io.say('');
+      }
+      showResult(io, workflowId, result);
+    });
+}
