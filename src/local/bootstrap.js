@@ -98,6 +98,9 @@ async function lane(names) {
     const still = setInterval(() => say(`  ${step.what}: still at it after ${seconds(started)}`), 30_000);
     try {
       await step.install(step);
+    } catch (error) {
+      say(`  ${step.what}: failed after ${seconds(started)}`);
+      throw error;
     } finally {
       clearInterval(still);
     }
@@ -163,7 +166,16 @@ function packagesAreInstalled() {
 }
 
 async function installPackages() {
-  await run('packages', ['npm', 'ci', '--no-audit', '--no-fund', '--loglevel=error'], { cwd: ROOT, env: { PATH: `${dirname(nodePath())}${delimiter}${process.env.PATH}` } });
+  const quiet = ['--no-audit', '--no-fund', '--loglevel=error'];
+  const options = { cwd: ROOT, env: { PATH: `${dirname(nodePath())}${delimiter}${process.env.PATH}` } };
+  try {
+    await run('packages', ['npm', 'ci', ...quiet], options);
+  } catch (error) {
+    // npm drops optional packages of other platforms from the lock where a registry mirror does not carry them, and then its own
+    // `npm ci` refuses that lock. `npm install` takes the same versions from it.
+    if (!/Missing: .* from lock file/.test(error.output ?? '')) throw error;
+    await run('packages', ['npm', 'install', '--no-save', ...quiet], options);
+  }
 }
 
 // ---------------------------------------------------------------- Debian packages
@@ -289,7 +301,8 @@ function removeLeftovers() {
 function tool(name, onPath, inCache) {
   const folder = join(CACHE, `${name}-${VERSIONS[name]}`);
   if (executable(join(folder, inCache)) && (name !== 'moto' || existsSync(join(folder, 'complete')))) return true;
-  return which(onPath) !== undefined;
+  // Another moto would bring other gaps of the emulated services.
+  return name !== 'moto' && which(onPath) !== undefined;
 }
 
 // ---------------------------------------------------------------- running things
@@ -321,7 +334,7 @@ async function run(name, [command, ...args], options = {}) {
   for (const stream of [child.stdout, child.stderr]) {
     stream.on('data', (chunk) => {
       log.write(chunk);
-      tail = (tail + chunk).slice(-4000);
+      tail = (tail + chunk).slice(-20_000);
     });
   }
   const [code, signal] = await new Promise((resolve, reject) => {
@@ -331,7 +344,9 @@ async function run(name, [command, ...args], options = {}) {
   running.delete(child);
   log.end();
   if (stopping) throw new Refusal('interrupted');
-  if (code !== 0) throw new Refusal(`${STEPS[name].what}: \`${command} ${args.join(' ')}\` ended with ${signal ?? `exit code ${code}`}:\n${tail.trim()}\nThe whole output is in ${path}. Start this again when the cause is gone.`);
+  if (code === 0) return;
+  const refusal = new Refusal(`${STEPS[name].what}: \`${command} ${args.join(' ')}\` ended with ${signal ?? `exit code ${code}`}:\n${tail.trim().slice(-2000)}\nThe whole output is in ${path}. Start this again when the cause is gone.`);
+  throw Object.assign(refusal, { output: tail });
 }
 
 /** The command itself, under Node 24; it ends when we do, however we do. */
