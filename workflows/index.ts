@@ -1,1 +1,3 @@
 // Every workflow type there is; the names exported here are the public API (see src/model/api.ts).
+export { backup } from './backup.ts';
+export { retention } from './retention.ts';

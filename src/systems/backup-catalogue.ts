@@ -63,11 +63,11 @@ export interface BackupFolder {
   readonly files: ReadonlyMap<string, { readonly bytes: number; readonly modifiedMs: number }>;
 }
 
-/** Every folder of a backup, committed or not. */
-export async function readFolders(store: Store, prefix: string, datastore: string): Promise<Map<string, BackupFolder>> {
+/** Every folder of a backup, committed or not; or the one at `location` only. */
+export async function readFolders(store: Store, prefix: string, datastore: string, location?: string): Promise<Map<string, BackupFolder>> {
   const root = `${prefix}${datastore}/`;
   const folders = new Map<string, { location: string; id: string; files: Map<string, { bytes: number; modifiedMs: number }> }>();
-  for await (const object of store.list(root)) {
+  for await (const object of store.list(location ?? root)) {
     const match = FOLDER_PATTERN.exec(object.key.slice(root.length));
     if (match === null) continue; // Somebody else's file.
     const location = object.key.slice(0, object.key.lastIndexOf('/') + 1);
@@ -305,7 +305,7 @@ export async function restoreInto(context: Context, options: RestoreOptions): Pr
   const started = performance.now();
   const data = objectOf(manifest, 'data');
   const globals = manifest.objects.find((object) => object.role === 'globals');
-  const maintenance: PostgresTarget = options.create === true ? { ...target, database: 'postgres' } : target;
+  const maintenance: PostgresTarget = options.create === true ? { ...target, database: target.database === 'postgres' ? 'template1' : 'postgres' } : target;
   const environment = (of: PostgresTarget): Record<string, string> => libpqEnvironment(of, 'holdfast restore');
   let skippedRoles: string[] = [];
   if (globals !== undefined && options.globals !== false) {
@@ -322,7 +322,7 @@ export async function restoreInto(context: Context, options: RestoreOptions): Pr
   if (options.create === true && !recreate) await createDatabase(maintenance, target.database, manifest);
   if (options.tables !== undefined) await createSchemas(target, options.tables);
   const argv = [
-    postgresTool(options, 'pg_restore'), '--exit-on-error', '--no-password', `--dbname=${pgRestoreName(recreate ? 'postgres' : target.database)}`,
+    postgresTool(options, 'pg_restore'), '--exit-on-error', '--no-password', `--dbname=${pgRestoreName(recreate ? maintenance.database : target.database)}`,
     ...(recreate ? ['--create'] : []),
     ...(options.noTablespaces === false ? [] : ['--no-tablespaces']),
     ...(options.noOwner === true ? ['--no-owner'] : []),

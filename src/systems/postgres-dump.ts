@@ -275,7 +275,7 @@ export async function dumpGlobals(options: Pick<DumpOptions, 'target' | 'binDire
     ...(options.rolePasswords ? [] : ['--no-role-passwords']),
   ];
   const output = await runChild(argv, { env: libpqEnvironment(options.target, options.applicationName), signal: options.signal });
-  if (!/dump complete\s*(\\unrestrict \S+\s*)?$/.test(output.stdout)) {
+  if (!/^-- PostgreSQL database cluster dump complete\s+--\s*$/m.test(output.stdout.slice(-500))) {
     throw new HoldfastError('globals-truncated', 'pg_dumpall ended without its closing line', { retryable: true, next: 'nothing was committed; when it happens again check pg_dumpall on this worker' });
   }
   return output.stdout

@@ -31,10 +31,7 @@ const SESSION_SETTINGS: Readonly<Record<string, string>> = {
 
 /** Prepare a session for reading fingerprints. Session-wide: give the client to nobody else afterwards. */
 export async function prepareFingerprintSession(client: pg.Client): Promise<void> {
-  await client.query('SELECT pg_catalog.set_config(name, value, false) FROM pg_catalog.unnest($1::text[], $2::text[]) AS s(name, value)', [
-    Object.keys(SESSION_SETTINGS),
-    Object.values(SESSION_SETTINGS),
-  ]);
+  await client.query('SELECT pg_catalog.set_config(key, value, false) FROM pg_catalog.jsonb_each_text($1)', [JSON.stringify(SESSION_SETTINGS)]);
 }
 
 /** Begin a read-only transaction that sees exactly the exported snapshot. */

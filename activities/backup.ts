@@ -1,0 +1,75 @@
+import { randomBytes } from 'node:crypto';
+import { Context as ActivityContext } from '@temporalio/activity';
+import type { BackupResult } from '../src/model/api.ts';
+import { backupFolder } from '../src/model/manifest.ts';
+import { storeNameOf } from '../src/systems/backup-catalogue.ts';
+import { endSessions, runBackup, settleAttempt, type BackupProgress } from '../src/systems/backup-run.ts';
+import { datastoreOf, storeOf, type Context } from '../src/systems/context.ts';
+import { withActivityFailures } from './failure.ts';
+import { withHeartbeat } from './heartbeat.ts';
+
+/** What one backup run is to do, fixed at its start. */
+export interface BackupPlan {
+  readonly datastore: string;
+  readonly reason: string;
+  readonly environment: string;
+  readonly baseId: string;
+  readonly startedAtMs: number;
+  /** For one attempt. */
+  readonly timeoutMs: number;
+  readonly store: string;
+  readonly retention: boolean;
+}
+
+const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
+
+/** Ids and folders of all attempts follow from the plan, so that whoever comes later knows where a dead attempt wrote. */
+function attemptOf(context: Context, plan: BackupPlan, attempt: number): { id: string; location: string } {
+  const id = attempt === 1 ? plan.baseId : `${plan.baseId}-${attempt}`;
+  return { id, location: backupFolder(storeOf(context.config, plan.store).prefix, plan.datastore, plan.startedAtMs, id) };
+}
+
+export function createBackupActivities(context: Context) {
+  /** Adopts or removes what attempts 1..last left, and ends their sessions. */
+  async function settle(plan: BackupPlan, last: number): Promise<BackupResult | null> {
+    let adopted: BackupResult | null = null;
+    const attempts = Array.from({ length: last }, (_, index) => attemptOf(context, plan, index + 1));
+    for (const { location } of attempts) adopted ??= (await settleAttempt(context, plan.datastore, location)) ?? null;
+    if (attempts.length > 0) await endSessions(context, plan.datastore, attempts.map(({ id }) => id));
+    return adopted;
+  }
+
+  return withActivityFailures({
+    async planBackup(input: { datastore: string; reason: string }): Promise<BackupPlan> {
+      const datastore = datastoreOf(context.config, input.datastore);
+      return {
+        datastore: input.datastore,
+        reason: input.reason,
+        environment: context.config.environment,
+        baseId: [...randomBytes(8)].map((byte) => ALPHABET[byte % ALPHABET.length]).join(''),
+        startedAtMs: Date.now(),
+        timeoutMs: datastore.backup.timeout,
+        store: storeNameOf(context, input.datastore),
+        retention: datastore.retention !== undefined,
+      };
+    },
+
+    runBackup: (plan: BackupPlan): Promise<BackupResult> => {
+      const { attempt, workflowExecution } = ActivityContext.current().info;
+      const { id, location } = attemptOf(context, plan, attempt);
+      const start: BackupProgress = { phase: 'connect', location, plainBytes: 0, storedBytes: 0, bytesPerSecond: 0, tables: 0, ofTables: 0 };
+      return withHeartbeat(start, async (signal, report) => {
+        const adopted = attempt === 1 ? null : await settle(plan, attempt - 1);
+        if (adopted !== null) return adopted;
+        return runBackup(
+          context,
+          { datastore: plan.datastore, id, location, reason: plan.reason, workflowId: workflowExecution?.workflowId ?? '', runId: workflowExecution?.runId ?? '' },
+          { signal, onProgress: report },
+        );
+      });
+    },
+
+    /** After the last attempt, or a cancellation. Gives the backup if one was committed after all. */
+    settleBackup: (input: { plan: BackupPlan; attempts: number }): Promise<BackupResult | null> => withHeartbeat(null, () => settle(input.plan, input.attempts)),
+  });
+}
