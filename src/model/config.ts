@@ -105,7 +105,8 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       for (const [parameter, definition] of Object.entries(parameters)) {
         const given = own(service.parameters, parameter);
         if (given !== undefined) checkParameter(given, definition, [...path, 'parameters', parameter]);
-        else if (definition.required && definition.default === undefined) {
+        else if (definition.required && definition.default === undefined && purpose === 'failover') {
+          // Others (failback: which node?) are started by someone with time to say it; a failover should need one line.
           warning(at, `runbook "${runbook}" requires the parameter "${parameter}" (${definition.description}); without it under parameters it must be given at each start`);
         }
       }

@@ -62,7 +62,8 @@ export function parseDocument(file: string, text: string): ParsedDocument {
   if (text.length > MAX_CHARACTERS) return whole(`it has ${text.length} characters; at most ${MAX_CHARACTERS} are read`);
   let document: Document.Parsed;
   try {
-    document = parseYaml(text, { lineCounter, prettyErrors: false, strict: true, version: '1.2', schema: 'core', merge: false, uniqueKeys: true, logLevel: 'silent' });
+    // logLevel `silent` would also keep silent about a second document.
+    document = parseYaml(text, { lineCounter, prettyErrors: false, strict: true, version: '1.2', schema: 'core', merge: false, uniqueKeys: true, logLevel: 'error' });
   } catch (error) {
     if (error instanceof RangeError) return whole('it is nested too deeply');
     throw error;

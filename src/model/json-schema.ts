@@ -59,14 +59,14 @@ function orReference(schema: JsonSchema): JsonSchema {
   return { ...outer, anyOf: [{ ...withReferences(rest), ...items }, REFERENCE] };
 }
 
-/** Without what only clutters: bounds that every JSON number has, and the dialect of each part. */
+/** Without what only clutters: bounds that every JSON number has, the dialect of each part, formats no validator knows (a pattern says the same). */
 function tidy(schema: JsonSchema): JsonSchema {
   const walk = (value: unknown): unknown => {
     if (Array.isArray(value)) return value.map(walk);
     if (value === null || typeof value !== 'object') return value;
     return Object.fromEntries(
       Object.entries(value)
-        .filter(([key, inner]) => key !== '$schema' && !((key === 'minimum' || key === 'maximum') && typeof inner === 'number' && Math.abs(inner) === Number.MAX_SAFE_INTEGER))
+        .filter(([key, inner]) => key !== '$schema' && !(key === 'format' && inner !== 'uri') && !((key === 'minimum' || key === 'maximum') && typeof inner === 'number' && Math.abs(inner) === Number.MAX_SAFE_INTEGER))
         .map(([key, inner]) => [key, walk(inner)]),
     );
   };

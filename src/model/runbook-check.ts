@@ -73,7 +73,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
     if (step.kind !== undefined) checkInputs(step, step.kind, path);
   }
   for (const parameter of Object.keys(parameters)) if (!used.has(parameter)) warning(['parameters', parameter], 'no step uses this parameter');
-  for (const mode of MODES) checkOrder(steps.filter((step) => step.modes.includes(mode)), mode);
+  for (const issue of orderIssues(steps)) issues.push(issue);
   return issues;
 
   function checkReferences(step: RawStep, path: DocumentPath): void {
@@ -144,30 +144,46 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
       warning([...path, step.timeout === undefined ? 'attempts' : 'timeout'], `${step.uses} changes nothing, so timeout and attempts have no effect`);
     }
   }
+}
 
-  function checkOrder(run: readonly RawStep[], mode: string): void {
-    const points = run.filter((step) => step.kind?.pointOfNoReturn === true);
-    for (const step of points.slice(1)) {
-      error(['steps', step.index, 'uses'], `mode ${mode} has a second point of no return; one runbook recovers one thing`, { found: shown(step.uses, []) });
-    }
-    const point = points[0];
-    const refusing = run.find((step) => step.kind?.refusesWrites === true);
-    if (refusing !== undefined && point === undefined) {
-      warning(['steps', refusing.index], `mode ${mode}: writes are refused, and no step is a point of no return: they stay refused until undo or until the deadline lifts them`);
-    }
-    if (point === undefined) return;
-    for (const step of run) {
-      if (step.index > point.index && step.kind?.phases.includes('undo') === true) {
-        warning(['steps', step.index], `mode ${mode}: it comes after the point of no return ("${point.id ?? point.uses}"), so it is never undone`);
-      }
-      if (step.index > point.index && step.kind?.refusesWrites === true) {
-        error(['steps', step.index], `mode ${mode}: it would refuse writes on the old primary after the new one was promoted`, { allowed: `before "${point.id ?? point.uses}"` });
-      }
-      if (refusing !== undefined && step.index > refusing.index && step.index < point.index && (step.uses === 'operator.approval' || step.uses === 'operator.wait')) {
-        warning(['steps', step.index], `mode ${mode}: it waits while writes are refused; put it before "${refusing.id ?? refusing.uses}"`);
-      }
+/** What is wrong with the order of the steps, by mode; said once when it is wrong in every mode. */
+function orderIssues(steps: readonly RawStep[]): Issue[] {
+  const found = new Map<string, { issue: Issue; modes: string[] }>();
+  for (const mode of MODES) {
+    for (const issue of orderIssuesOf(steps.filter((step) => step.modes.includes(mode)))) {
+      const key = JSON.stringify(issue);
+      const entry = found.get(key) ?? { issue, modes: [] };
+      entry.modes.push(mode);
+      found.set(key, entry);
     }
   }
+  return [...found.values()].map(({ issue, modes }) => (modes.length === MODES.length ? issue : { ...issue, message: `mode ${modes.join(', ')}: ${issue.message}` }));
+}
+
+function orderIssuesOf(run: readonly RawStep[]): Issue[] {
+  const issues: Issue[] = [];
+  const points = run.filter((step) => step.kind?.pointOfNoReturn === true);
+  const point = points[0];
+  const refusing = run.find((step) => step.kind?.refusesWrites === true);
+  for (const step of points.slice(1)) {
+    issues.push({ level: 'error', path: ['steps', step.index, 'uses'], message: 'there is a second point of no return; one runbook recovers one thing', found: shown(step.uses, []) });
+  }
+  if (refusing !== undefined && point === undefined) {
+    issues.push({ level: 'warning', path: ['steps', refusing.index], message: 'writes are refused, and no step is a point of no return: they stay refused until undo or the deadline lifts it' });
+  }
+  if (point === undefined) return issues;
+  for (const step of run) {
+    if (step.index > point.index && step.kind?.phases.includes('undo') === true) {
+      issues.push({ level: 'warning', path: ['steps', step.index], message: `it comes after the point of no return ("${point.id ?? point.uses}"), so it is never undone` });
+    }
+    if (step.index > point.index && step.kind?.refusesWrites === true) {
+      issues.push({ level: 'error', path: ['steps', step.index], message: 'it would refuse writes on the old primary after the new one was promoted', allowed: `before "${point.id ?? point.uses}"` });
+    }
+    if (refusing !== undefined && step.index > refusing.index && step.index < point.index && (step.uses === 'operator.approval' || step.uses === 'operator.wait')) {
+      issues.push({ level: 'warning', path: ['steps', step.index], message: `it waits while writes are refused; put it before "${refusing.id ?? refusing.uses}"` });
+    }
+  }
+  return issues;
 }
 
 function rawStep(step: unknown, index: number): RawStep {
