@@ -1,0 +1,116 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { COMMANDS } from '../../src/cli/commands.ts';
+import { suite, testConfig } from '../support.ts';
+
+const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
+let folder: string;
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'holdfast-cli-'));
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** The real program in a process of its own, with nothing of ours in its environment but PATH. */
+function holdfast(args: readonly string[], options: { env?: Record<string, string>; cwd?: string } = {}): Promise<{ code: number | null; out: string; err: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [MAIN, ...args], { cwd: options.cwd ?? folder, env: { PATH: process.env['PATH'], ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let [out, err] = ['', ''];
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, out, err }));
+  });
+}
+
+function secretsOfTest(): Record<string, string> {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('HOLDFAST_TEST_'))) as Record<string, string>;
+}
+
+describe('the program', () => {
+  test('--help lists every command with its summary and the exit codes', async () => {
+    const { code, out } = await holdfast(['--help']);
+    expect(code).toBe(0);
+    for (const { name, summary } of COMMANDS) expect(out.replaceAll(/\s+/g, ' ')).toContain(`${name} ${summary}`);
+    expect(out).toMatch(/Exit codes: 0 done, 1 ran and failed, 2 wrong use/);
+  });
+
+  test('every command loads and explains itself', async () => {
+    const helps = await Promise.all(COMMANDS.map(async ({ name }) => ({ name, ...(await holdfast([name, '--help'])) })));
+    expect(helps.filter(({ code, out, name }) => code !== 0 || !out.startsWith(`Usage: holdfast ${name}`))).toEqual([]);
+  }, 120_000);
+
+  test('wrong use is exit code 2 and says what is allowed', async () => {
+    expect(await holdfast(['statsu'])).toMatchObject({ code: 2, err: expect.stringMatching(/unknown command 'statsu'[\s\S]*Did you mean status\?/) });
+    expect(await holdfast(['failover', 'orders', '--mode', 'planned'])).toMatchObject({ code: 2, err: expect.stringContaining("required option '--reason <text>'") });
+    expect(await holdfast(['status', '--config'])).toMatchObject({ code: 2, err: expect.stringContaining('argument missing') });
+    expect(await holdfast(['approve', 'failover/x', '--reason', 'y', '--nix'])).toMatchObject({ code: 2, err: expect.stringContaining("unknown option '--nix'") });
+  });
+
+  test('a missing configuration is exit code 2 and names the file looked for', async () => {
+    const missing = await holdfast(['status']);
+    expect(missing).toMatchObject({ code: 2, out: '' });
+    expect(missing.err).toContain(join(folder, 'holdfast.yaml'));
+    const asJson = await holdfast(['status', '--json', '-c', 'other.yaml']);
+    expect(asJson.code).toBe(2);
+    expect(JSON.parse(asJson.out)).toMatchObject({ error: { code: expect.any(String), message: expect.stringContaining('other.yaml') } });
+  });
+
+  test('every error of a configuration is told at once, with line, path, found and allowed', async () => {
+    const file = join(folder, 'wrong.yaml');
+    writeFileSync(file, 'version: 1\nstores:\n  main:\n    type: s4\ndatastores: {}\nservices:\n  orders:\n    objectives: {rto: soon, rpo: 1m}\n    datastores: [nix]\n');
+    const { code, err } = await holdfast(['status', '--config', file]);
+    expect(code).toBe(2);
+    expect(err).toMatch(/wrong\.yaml:4 stores\.main\.type/);
+    expect(err).toMatch(/wrong\.yaml:8 services\.orders\.objectives\.rto/);
+    expect(err).toContain('holdfast validate');
+  });
+
+  test('Temporal out of reach is exit code 5; flag before environment before file', async () => {
+    const context = await testConfig({ temporal: { address: '127.0.0.1:1' } });
+    const env = secretsOfTest();
+    const fromFile = await holdfast(['status', '-c', context.configPath], { env });
+    expect(fromFile).toMatchObject({ code: 5, err: expect.stringMatching(/Temporal at 127\.0\.0\.1:1 cannot be reached[\s\S]*next: check that the server runs/) });
+    const fromEnvironment = await holdfast(['status', '-c', context.configPath], { env: { ...env, TEMPORAL_ADDRESS: '127.0.0.1:2' } });
+    expect(fromEnvironment).toMatchObject({ code: 5, err: expect.stringContaining('127.0.0.1:2') });
+    const fromFlag = await holdfast(['status', '-c', context.configPath, '--address', suite().temporal.address, '--json'], { env: { ...env, TEMPORAL_ADDRESS: '127.0.0.1:2' } });
+    expect(fromFlag.code).toBe(0);
+    expect(Array.isArray(JSON.parse(fromFlag.out))).toBe(true);
+    const noNamespace = await holdfast(['status', '-c', context.configPath, '--address', suite().temporal.address, '--namespace', 'nix'], { env });
+    expect(noNamespace).toMatchObject({ code: 5, err: expect.stringContaining('temporal operator namespace create') });
+  });
+
+  test('what does not exist is exit code 3', async () => {
+    const context = await testConfig();
+    const env = secretsOfTest();
+    expect(await holdfast(['status', 'failover/nix', '-c', context.configPath], { env })).toMatchObject({ code: 3, err: expect.stringContaining('there is no execution failover/nix') });
+    expect(await holdfast(['audit', 'backup/nix/1', '-c', context.configPath], { env })).toMatchObject({ code: 3 });
+    expect(await holdfast(['failover', 'nix', '--mode', 'planned', '--reason', 'test', '-c', context.configPath], { env })).toMatchObject({ code: 3, err: expect.stringContaining('there is no service named "nix"') });
+    expect(await holdfast(['abort', 'nix', '--reason', 'test', '-c', context.configPath], { env })).toMatchObject({ code: 3 });
+  });
+
+  test('a worker stops on SIGTERM with 0, and its log is one JSON document a line', async () => {
+    const context = await testConfig();
+    const child = spawn(process.execPath, [MAIN, 'worker', '-c', context.configPath, '--grace', '1'], { env: { PATH: process.env['PATH'], ...secretsOfTest() }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let log = '';
+    const closed = new Promise<number | null>((resolve) => {
+      child.once('close', (code) => resolve(code));
+    });
+    const started = new Promise<void>((resolve, reject) => {
+      child.stderr.setEncoding('utf8').on('data', (text: string) => {
+        log += text;
+        if (log.includes('worker started')) resolve();
+      });
+      child.once('close', () => reject(new Error(`the worker ended: ${log}`)));
+    });
+    await started;
+    child.kill('SIGTERM');
+    expect(await closed).toBe(0);
+    const lines = log.trim().split('\n').map((line) => JSON.parse(line) as { msg: string; taskQueue?: string });
+    expect(lines.map(({ msg }) => msg)).toEqual(expect.arrayContaining(['worker started', 'worker stopped']));
+    expect(lines.find(({ msg }) => msg === 'worker started')?.taskQueue).toBe(context.config.temporal.taskQueue);
+  });
+});
