@@ -1,16 +1,22 @@
 import type { Context } from '../src/systems/context.ts';
 import { createBackupActivities } from './backup.ts';
+import { createDrillActivities } from './drill.ts';
 import { createEvidenceActivities } from './evidence.ts';
 import { createNotifyActivities } from './notify.ts';
+import { createPlanActivities } from './plan.ts';
 import { createRetentionActivities } from './retention.ts';
+import { createStepActivities } from './steps.ts';
 
 /** Every activity there is, bound to one context. Each file of this folder adds its line. */
 export function createActivities(context: Context) {
   return {
     ...createBackupActivities(context),
     ...createRetentionActivities(context),
+    ...createDrillActivities(context),
     ...createEvidenceActivities(context),
     ...createNotifyActivities(context),
+    ...createPlanActivities(context),
+    ...createStepActivities(context),
   };
 }
 

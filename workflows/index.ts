@@ -1,3 +1,6 @@
 // Every workflow type there is; the names exported here are the public API (see src/model/api.ts).
 export { backup } from './backup.ts';
 export { retention } from './retention.ts';
+export { failover, runbook } from './failover.ts';
+export { readiness } from './readiness.ts';
+export { restoreDrill } from './restoreDrill.ts';

@@ -15,6 +15,7 @@ export const restoreDrillInputSchema = z.strictObject({
   backup: z.string().default('newest'),
   service: z.string().optional(),
   reason: why.default('scheduled'),
+  requestedBy: z.string().min(1).default('schedule'),
 });
 export const failoverInputSchema = z.strictObject({
   service: z.string(),

@@ -15,7 +15,7 @@ import { formatBytes } from '../model/units.ts';
 import { runChild, startChild, type RunningChild } from './child.ts';
 import type { Context } from './context.ts';
 import { registerSecret } from './log.ts';
-import { connectPostgres, quoteIdentifier, withPostgres, type PostgresTarget } from './postgres.ts';
+import { connectPostgres, withPostgres, type PostgresTarget } from './postgres.ts';
 
 /** Which drill a target belongs to. */
 export interface DrillIdentity {
@@ -103,7 +103,7 @@ export async function createDrillTarget(context: Context, identity: DrillIdentit
     const server = startServer(layout, binDirectory, isolation, osUser);
     const admin: PostgresTarget = { host: layout.socket, port: PORT, user: superuser, password, database: 'template1', sslmode: 'disable' };
     await waitUntilReady(server, admin, options.signal);
-    await createDatabase(admin, source);
+    await checkLocale(admin, source);
     await writeFile(layout.connection, JSON.stringify({ superuser, database: source.database, isolation, sourceSystemIdentifier: source.systemIdentifier }));
     return await openDrillTarget(context, layout.name);
   } catch (error) {
@@ -367,23 +367,21 @@ async function waitUntilReady(server: RunningChild, admin: PostgresTarget, signa
   }
 }
 
-/** An empty database as the source's was: name, encoding, collation, character classes. */
-async function createDatabase(admin: PostgresTarget, source: Manifest['source']): Promise<void> {
+/** Whether this host has the source's locale; the restore itself makes the database, with all its properties. */
+async function checkLocale(admin: PostgresTarget, source: Manifest['source']): Promise<void> {
   const text = (value: string): string => `'${value.replaceAll("'", "''")}'`;
-  const icu = source.localeProvider === 'icu' || source.localeProvider === 'i';
-  const icuLocale = (source as { icuLocale?: string | null }).icuLocale;
-  const locale = [
-    `encoding ${text(source.encoding)}`, `lc_collate ${text(source.collate)}`, `lc_ctype ${text(source.ctype)}`,
-    ...(icu ? ['locale_provider icu', `icu_locale ${text(icuLocale ?? source.collate)}`] : []),
-  ].join(' ');
+  const icu = /^icu (.+)$/.exec(source.localeProvider)?.[1];
+  const locale = `encoding ${text(source.encoding)} lc_collate ${text(source.collate)} lc_ctype ${text(source.ctype)}${icu === undefined ? '' : ` locale_provider icu icu_locale ${text(icu)}`}`;
   try {
     await withPostgres(admin, async (client) => {
+      await client.query(`create database holdfast_probe template template0 ${locale}`);
+      await client.query('drop database holdfast_probe');
+      // The restore makes it anew, as it was.
       if (source.database === 'postgres') await client.query('drop database postgres');
-      await client.query(`create database ${quoteIdentifier(source.database)} template template0 ${locale}`);
     });
   } catch (error) {
     throw new HoldfastError('drill-locale', `the drill target cannot have a database like the source (${locale}): ${messageOf(error)}`, {
-      next: `install that locale on the worker, e.g. in /etc/locale.gen, and run locale-gen`, cause: error,
+      next: 'install that locale on the worker, e.g. in /etc/locale.gen, and run locale-gen', cause: error,
     });
   }
 }
