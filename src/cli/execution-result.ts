@@ -1,41 +1,43 @@
-import { measurementRow } from '../model/evidence-report.ts';
-import type { Measurement } from '../model/evidence.ts';
+import type { ExecutionResult } from '../../workflows/failover.ts';
+import type { ReadinessResult } from '../../workflows/readiness.ts';
 import type { CheckResult } from '../model/api.ts';
+import { measurementRow } from '../model/evidence-report.ts';
+import { formatDuration } from '../model/units.ts';
 import { EXIT, formatTable, type Io } from './io.ts';
 
-/** What results of `failover`, `runbook` and `readiness` have in common; each part may be missing. */
-interface ExecutionResult {
-  readonly outcome?: string;
-  readonly summary?: string;
-  readonly failure?: string | null;
-  readonly measurements?: readonly Measurement[];
-  readonly checks?: readonly CheckResult[];
-  readonly evidence?: string | { readonly directory?: string } | null;
+/** Prints what a runbook came to and sets the exit code: a missed objective is a failure too. */
+export function showExecution(io: Io, workflowId: string, result: ExecutionResult): void {
+  io.result(result, () => formatExecution(workflowId, result));
+  const good = (result.outcome === 'succeeded' || result.outcome === 'checked') && result.objectivesMet !== false && result.failure === null;
+  // Denied: a person said no, and nothing was changed.
+  if (!good) io.exit(result.outcome === 'denied' ? EXIT.refused : EXIT.failed);
 }
 
-const GOOD = new Set(['succeeded', 'checked', 'verified', 'ready', 'recoverable']);
-/** A person or a rule said no; nothing was changed. */
-const REFUSED = new Set(['denied']);
-
-/** Prints a result and sets the exit code by its outcome. */
-export function showResult(io: Io, workflowId: string, value: unknown): void {
-  const result = (typeof value === 'object' && value !== null ? value : {}) as ExecutionResult;
-  io.result(value, () => formatResult(workflowId, value, result));
-  if (result.outcome === undefined || GOOD.has(result.outcome)) return;
-  io.exit(REFUSED.has(result.outcome) ? EXIT.refused : EXIT.failed);
-}
-
-function formatResult(workflowId: string, value: unknown, result: ExecutionResult): string {
-  if (result.outcome === undefined) return `${workflowId}\n${JSON.stringify(value, null, 2)}`;
-  const lines = [`${workflowId}: ${result.outcome}`];
-  if (result.summary) lines.push(`  ${result.summary}`);
-  if (result.failure) lines.push(`  ${result.failure}`);
-  if (result.measurements !== undefined && result.measurements.length > 0) lines.push('', formatTable(['what', 'objective', 'measured', 'result'], result.measurements.map(measurementRow)));
-  if (result.checks !== undefined && result.checks.length > 0) lines.push('', formatChecks(result.checks));
-  const evidence = typeof result.evidence === 'string' ? result.evidence : result.evidence?.directory;
-  if (evidence) lines.push('', `evidence: ${evidence}`);
+function formatExecution(workflowId: string, result: ExecutionResult): string {
+  const moved = result.primary === null ? '' : `, ${result.primary} -> ${result.candidate ?? '?'}`;
+  const lines = [
+    `${workflowId}: ${result.outcome}${result.objectivesMet === false ? ', OBJECTIVES MISSED' : ''} (${result.runbook}, ${result.mode}${moved}, plan ${result.planHash.slice(0, 12)})`,
+  ];
+  if (result.failure !== null) lines.push(`  because: ${result.failure}`);
+  for (const missed of result.missed) lines.push(`  missed: ${missed}`);
+  lines.push('', formatTable(['step', 'uses', 'outcome', 'took', 'summary'], result.steps.map((step) => [step.id, step.uses, step.outcome, step.ms === null ? '' : formatDuration(step.ms), step.summary])));
+  if (result.measurements.length > 0) lines.push('', formatTable(['what', 'objective', 'measured', 'result'], result.measurements.map(measurementRow)));
+  const wrong = result.checks.filter((check) => !check.ok);
+  if (wrong.length > 0) lines.push('', formatChecks(wrong));
+  else if (result.outcome === 'checked' && result.checks.length > 0) lines.push('', formatChecks(result.checks));
+  if (result.evidence !== null) lines.push('', `evidence: ${result.evidence}`);
   lines.push('', `in full: holdfast audit ${workflowId}`);
   return lines.join('\n');
+}
+
+export function showReadiness(io: Io, result: ReadinessResult): void {
+  io.result(result, () => {
+    const lines = [`${result.service}: ${result.recoverable ? 'recoverable' : 'NOT RECOVERABLE'} at ${result.checkedAt}`, ...result.why.map((why) => `  because: ${why}`)];
+    if (result.checks.length > 0) lines.push('', formatChecks(result.checks));
+    if (result.notChecked.length > 0) lines.push('', 'not checked', ...result.notChecked.map((what) => `  ${what}`));
+    return lines.join('\n');
+  });
+  if (!result.recoverable) io.exit(EXIT.failed);
 }
 
 export function formatChecks(checks: readonly CheckResult[]): string {

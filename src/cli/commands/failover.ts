@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
+import type { ExecutionResult } from '../../../workflows/failover.ts';
 import { WORKFLOW_IDS } from '../../model/api.ts';
 import { HoldfastError } from '../../model/errors.ts';
 import { execute } from '../execute.ts';
-import { showResult } from '../execution-result.ts';
+import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
 import { jsonParameters, type ParameterOption, collectParameters } from '../parameters.ts';
 
@@ -42,7 +43,7 @@ export function define(command: Command, io: Io): void {
         parameters: jsonParameters(options.parameter),
         dryRun: options.dryRun === true,
       };
-      const result = await execute<unknown>(io, { type: 'failover', workflowId, input }, { wait: options.wait });
-      if (result !== undefined) showResult(io, workflowId, result);
+      const result = await execute<ExecutionResult>(io, { type: 'failover', workflowId, input }, { wait: options.wait });
+      if (result !== undefined) showExecution(io, workflowId, result);
     });
 }

@@ -1,7 +1,8 @@
 import type { Command } from 'commander';
+import type { ExecutionResult } from '../../../workflows/failover.ts';
 import { HoldfastError } from '../../model/errors.ts';
 import { execute, timeId } from '../execute.ts';
-import { showResult } from '../execution-result.ts';
+import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
 import { collectParameters, jsonParameters, type ParameterOption } from '../parameters.ts';
 
@@ -32,14 +33,8 @@ export function define(command: Command, io: Io): void {
         parameters: jsonParameters(options.parameter),
         dryRun: true,
       };
-      const { queryProgress } = await import('../../engine/executions.ts');
-      const result = await execute<unknown>(io, { type: 'failover', workflowId, input }, { wait: true });
+      const result = await execute<ExecutionResult>(io, { type: 'failover', workflowId, input }, { wait: true });
       if (result === undefined) return;
-      if (!io.json) {
-        const { formatProgress } = await import('../progress-view.ts');
-        io.say(formatProgress(workflowId, await queryProgress(await io.temporal(), workflowId), Date.now()));
-        io.say('');
-      }
-      showResult(io, workflowId, result);
+      showExecution(io, workflowId, result);
     });
 }

@@ -1,7 +1,8 @@
 import type { Command } from 'commander';
+import type { ReadinessResult } from '../../../workflows/readiness.ts';
 import { WORKFLOW_IDS } from '../../model/api.ts';
 import { execute } from '../execute.ts';
-import { showResult } from '../execution-result.ts';
+import { showReadiness } from '../execution-result.ts';
 import type { Io } from '../io.ts';
 
 export function define(command: Command, io: Io): void {
@@ -14,7 +15,7 @@ export function define(command: Command, io: Io): void {
       const { serviceOf } = await import('../../systems/context.ts');
       serviceOf(config, service);
       const workflowId = WORKFLOW_IDS.readiness(service);
-      const result = await execute<unknown>(io, { type: 'readiness', workflowId, input: { service } }, options);
-      if (result !== undefined) showResult(io, workflowId, result);
+      const result = await execute<ReadinessResult>(io, { type: 'readiness', workflowId, input: { service } }, options);
+      if (result !== undefined) showReadiness(io, result);
     });
 }

@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
+import type { ExecutionResult } from '../../../workflows/failover.ts';
 import { WORKFLOW_IDS } from '../../model/api.ts';
 import { HoldfastError } from '../../model/errors.ts';
 import { execute, timeId } from '../execute.ts';
-import { showResult } from '../execution-result.ts';
+import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
 import { collectParameters, jsonParameters, type ParameterOption } from '../parameters.ts';
 
@@ -36,7 +37,7 @@ export function define(command: Command, io: Io): void {
         requestedBy: io.by,
         dryRun: options.dryRun === true,
       };
-      const result = await execute<unknown>(io, { type: 'runbook', workflowId, input }, { wait: options.wait });
-      if (result !== undefined) showResult(io, workflowId, result);
+      const result = await execute<ExecutionResult>(io, { type: 'runbook', workflowId, input }, { wait: options.wait });
+      if (result !== undefined) showExecution(io, workflowId, result);
     });
 }
