@@ -1,5 +1,6 @@
 import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseDocument as parseYaml, type Alias, type Document, type ErrorCode, type Node } from 'yaml';
 import { z } from 'zod';
+import { SECRET_REFERENCE_PATTERN } from './config-schema.ts';
 import type { Finding } from './errors.ts';
 
 /**
@@ -233,12 +234,16 @@ export function shown(value: unknown, path: DocumentPath): string {
   if (value === null) return 'null (an empty value)';
   if (Array.isArray(value)) return `a list of ${value.length}`;
   if (typeof value === 'object') return 'a mapping';
-  if (isSecretPath(path)) return '(not shown: it may be a secret)';
+  if (isSecretPath(path)) return shownSecret(value);
   const text = String(value);
   const shape = secretShape(text);
   if (shape !== undefined) return `(not shown: ${shape})`;
   const short = text.length > 80 ? `${text.slice(0, 77)}...` : text;
   return typeof value === 'string' ? JSON.stringify(short) : short;
+}
+
+function shownSecret(value: unknown): string {
+  return value === undefined || value === null || typeof value === 'object' ? shown(value, []) : '(not shown: it may be a secret)';
 }
 
 /** Every text that is a secret by its shape, wherever it stands; also in keys. The text itself is never part of the issue. */
@@ -316,21 +321,24 @@ export interface JsonSchema {
   readonly minItems?: number;
 }
 
+/** Making one takes longer than everything else here together. */
+const inputSchemas = new WeakMap<z.ZodType, JsonSchema>();
+
 /** The JSON Schema of what a person writes (before defaults and units). */
 export function inputSchema(schema: z.ZodType): JsonSchema {
-  return z.toJSONSchema(schema, { io: 'input', target: 'draft-2020-12', reused: 'inline', unrepresentable: 'any' }) as JsonSchema;
+  let made = inputSchemas.get(schema);
+  if (made === undefined) {
+    made = z.toJSONSchema(schema, { io: 'input', target: 'draft-2020-12', reused: 'inline', unrepresentable: 'any' }) as JsonSchema;
+    inputSchemas.set(schema, made);
+  }
+  return made;
 }
-
-const schemaCache = new WeakMap<z.ZodType, JsonSchema>();
 
 /** What stands wrong in `value`, in words for people: each with what was found and what is allowed. */
 export function shapeIssues(schema: z.ZodType, value: unknown, base: DocumentPath = []): Issue[] {
   const result = schema.safeParse(value);
   if (result.success) return [];
-  let root = schemaCache.get(schema);
-  if (root === undefined) schemaCache.set(schema, (root = inputSchema(schema)));
-  const issues = result.error.issues.flatMap((issue) => issueOf(issue, root, value, base));
-  return issues;
+  return result.error.issues.flatMap((issue) => issueOf(issue, inputSchema(schema), value, base));
 }
 
 function issueOf(issue: z.core.$ZodIssue, root: JsonSchema, value: unknown, base: DocumentPath): Issue[] {
@@ -338,7 +346,9 @@ function issueOf(issue: z.core.$ZodIssue, root: JsonSchema, value: unknown, base
   const found = valueAt(value, issue.path);
   const schema = schemaAt(root, value, issue.path);
   const allowed = schema === undefined ? undefined : allowedText(schema);
-  const wrong = (message: string, what: string | undefined = allowed, foundText = shown(found, path)): Issue[] => [
+  // A text in the place of a reference may be the secret itself, whatever its key is called.
+  const secret = schema?.pattern === SECRET_REFERENCE_PATTERN.source || isSecretPath(path);
+  const wrong = (message: string, what: string | undefined = allowed, foundText = secret ? shownSecret(found) : shown(found, path)): Issue[] => [
     { level: 'error', path, message, found: foundText, ...(what === undefined ? {} : { allowed: what }) },
   ];
   if (issue.code === 'unrecognized_keys') {
@@ -377,7 +387,7 @@ function issueOf(issue: z.core.$ZodIssue, root: JsonSchema, value: unknown, base
   }
 
   function suggest(options: readonly string[]): Issue[] {
-    const near = typeof found === 'string' && !isSecretPath(path) ? nearest(found, options) : undefined;
+    const near = typeof found === 'string' && !secret ? nearest(found, options) : undefined;
     return wrong(near === undefined ? 'this value is not possible here' : `this value is not possible here; did you mean "${near}"?`, options.join(', '));
   }
 }

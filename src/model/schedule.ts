@@ -77,6 +77,8 @@ const DAY_MS = 86_400_000;
 /** A Sunday. Four hundred years repeat exactly; 28 and a leap gap of 8 cover every pattern of weekday and 29 February. */
 const EPOCH_MS = Date.UTC(2000, 0, 2);
 const HORIZON_DAYS = 40 * 366;
+/** When only weekdays restrict, two weeks show everything. */
+const WEEKLY_HORIZON_DAYS = 15;
 
 /** Shortest and longest time between two runs, in milliseconds of local time; undefined when it never runs. */
 export function cronGaps(cron: Cron): { shortestMs: number; longestMs: number } | undefined {
@@ -95,7 +97,8 @@ export function cronGaps(cron: Cron): { shortestMs: number; longestMs: number } 
   const months = new Set(cron.months);
   const days = new Set(cron.daysOfMonth);
   const weekdays = new Set(cron.daysOfWeek);
-  for (let day = 0; day < HORIZON_DAYS; day++) {
+  const horizon = days.size === 31 && months.size === 12 ? WEEKLY_HORIZON_DAYS : HORIZON_DAYS;
+  for (let day = 0; day < horizon; day++) {
     if (!weekdays.has(day % 7)) continue;
     const date = new Date(EPOCH_MS + day * DAY_MS);
     if (!days.has(date.getUTCDate()) || !months.has(date.getUTCMonth() + 1)) continue;
