@@ -2,9 +2,10 @@ import { posix } from 'node:path';
 import type { NodeConfig } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import { formatDuration } from '../src/model/units.ts';
+import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { withoutFence } from '../src/systems/postgres-fence.ts';
-import { hasHostAccess, hostState, lsnDifference, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost } from '../src/systems/postgres-node.ts';
+import { hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 type Host = NodeConfig & { dataDirectory: string };
@@ -16,11 +17,21 @@ function hostOf(step: StepRun): { name: string; host: Host } {
   return { name, host: node };
 }
 
+async function primaryOf(step: StepRun): Promise<string> {
+  if (optionalText(step, 'primary') !== undefined) return nodeInput(step, 'primary');
+  const datastore = datastoreFor(step);
+  if (datastore.endpoint === undefined) throw new HoldfastError('primary-unknown', 'no primary is named and there is no endpoint secret', { next: 'give the parameter primary' });
+  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+  const found = nodeByAddress(datastore, endpoint.host, endpoint.port);
+  if (found === null) throw new HoldfastError('primary-unknown', `the application's secret points to ${endpoint.host}:${endpoint.port}, which is no node of ours`, { next: 'correct the secret or the node addresses' });
+  return found;
+}
+
 /** Streams from the wanted primary and replays. */
 async function streams(step: StepRun): Promise<{ ok: boolean; found: string }> {
   const datastore = datastoreFor(step);
   const name = nodeInput(step, 'node');
-  const primary = datastore.nodes[nodeInput(step, 'primary')]!;
+  const primary = datastore.nodes[(await primaryOf(step))]!;
   const status = await nodeStatus(step.context, datastore, name);
   if (!status.reachable) return { ok: false, found: status.error?.split('\n')[0] ?? 'no answer' };
   if (status.inRecovery !== true) return { ok: false, found: 'not in recovery' };
@@ -33,9 +44,9 @@ const rebuild: StepDefinition = {
     return { satisfied: ok, summary: ok ? `${nodeInput(step, 'node')} streams already` : `${nodeInput(step, 'node')}: ${found}`, before: { found }, ...(ok ? { facts: { node: nodeInput(step, 'node'), method: 'none needed' } } : {}) };
   },
   async guard(step) {
-    if (optionalText(step, 'node') === undefined || optionalText(step, 'primary') === undefined) return guarded([]);
+    if (optionalText(step, 'node') === undefined) return guarded([]);
     const { name, host } = hostOf(step);
-    const primary = nodeInput(step, 'primary');
+    const primary = (await primaryOf(step));
     const datastore = datastoreFor(step);
     const primaryStatus = await nodeStatus(step.context, datastore, primary);
     const state = await hostState(host, step.signal);
@@ -52,12 +63,14 @@ const rebuild: StepDefinition = {
   async apply(step) {
     const { name, host } = hostOf(step);
     const datastore = datastoreFor(step);
-    const primary = nodeInput(step, 'primary');
+    const primary = (await primaryOf(step));
     const status = await nodeStatus(step.context, datastore, primary);
     if (status.inRecovery !== false) throw new HoldfastError('primary-lost', `${primary} is not a writable primary now: ${status.error ?? 'in recovery'}`, { next: 'find the primary before anything is rebuilt', retryable: true });
     const source = await adminTarget(step.context, datastore, primary, 'postgres');
     const replication = host.replication!;
     const passfile = replication.passfile === undefined ? '' : ` passfile=${conninfo(replication.passfile)}`;
+    // With a passfile on the node no password travels there; without one the administrator's goes by environment, which ssh drops.
+    const login: { user: string; env: Record<string, string> } = replication.passfile === undefined ? { user: source.user, env: { PGPASSWORD: source.password } } : { user: replication.username, env: {} };
     const started = step.nowMs();
     await stopOnHost(host, 'fast', step.signal);
     const tool = (program: string): string => nodeTool(host, program);
@@ -67,8 +80,8 @@ const rebuild: StepDefinition = {
       await runOnNode(host, ['rm', '-f', posix.join(host.dataDirectory, 'standby.signal')], { signal: step.signal });
       await runOnNode(
         host,
-        [tool('pg_rewind'), `--target-pgdata=${host.dataDirectory}`, `--source-server=host=${conninfo(source.host)} port=${source.port} user=${conninfo(source.user)} dbname=postgres sslmode=${source.sslmode}${passfile}`],
-        { env: { PGPASSWORD: source.password }, signal: step.signal },
+        [tool('pg_rewind'), `--target-pgdata=${host.dataDirectory}`, `--source-server=host=${conninfo(source.host)} port=${source.port} user=${conninfo(login.user)} dbname=postgres sslmode=${source.sslmode}${passfile}`],
+        { env: login.env, signal: step.signal },
       );
     } catch (error) {
       step.signal.throwIfAborted();
@@ -76,7 +89,7 @@ const rebuild: StepDefinition = {
       if (step.input['allowBaseBackup'] !== true) throw error;
       step.log.warn({ why: messageOf(error) }, 'pg_rewind did not succeed; taking a base backup');
       method = 'base backup';
-      await baseBackup(step, host, `host=${conninfo(source.host)} port=${source.port} user=${conninfo(replication.username)} sslmode=${source.sslmode}${passfile}`, source.password);
+      await baseBackup(step, host, `host=${conninfo(source.host)} port=${source.port} user=${conninfo(login.user)} sslmode=${source.sslmode}${passfile}`, login.env);
     }
     const primaryConninfo = `host=${conninfo(source.host)} port=${source.port} user=${conninfo(replication.username)} application_name=${conninfo(name)} sslmode=${source.sslmode}${passfile}`;
     await writeStandbySettings(step, host, primaryConninfo);
@@ -96,12 +109,12 @@ const rebuild: StepDefinition = {
       const { ok, found } = await streams(step);
       let caughtUp = false;
       if (ok) {
-        const [standby, primary] = await Promise.all([nodeStatus(step.context, datastore, name), nodeStatus(step.context, datastore, nodeInput(step, 'primary'))]);
+        const [standby, primary] = await Promise.all([nodeStatus(step.context, datastore, name), nodeStatus(step.context, datastore, (await primaryOf(step)))]);
         // Within one segment of a primary that goes on writing.
         caughtUp = standby.replayedLsn !== null && primary.replayedLsn !== null && lsnDifference(standby.replayedLsn, primary.replayedLsn) < 16n * 1024n * 1024n;
       }
       if (caughtUp) return { checks: [check('streams', true, `${name} streams`, found)], summary: `${name} streams and has caught up` };
-      if (step.nowMs() > deadline) return { checks: [check('streams', false, `${name} streams from ${nodeInput(step, 'primary')} and has caught up`, ok ? 'streams, but behind' : found, `look at the server log of ${name}`)], summary: found };
+      if (step.nowMs() > deadline) return { checks: [check('streams', false, `${name} streams from ${(await primaryOf(step))} and has caught up`, ok ? 'streams, but behind' : found, `look at the server log of ${name}`)], summary: found };
       await pause(250, step.signal);
     }
   },
@@ -112,11 +125,11 @@ async function controlData(step: StepRun, host: Host): Promise<string> {
 }
 
 /** A fresh copy beside the old one; the old one is removed only when the copy is complete. */
-async function baseBackup(step: StepRun, host: Host, conninfoText: string, password: string): Promise<void> {
+async function baseBackup(step: StepRun, host: Host, conninfoText: string, env: Record<string, string>): Promise<void> {
   const fresh = `${host.dataDirectory}.holdfast-new`;
   const old = `${host.dataDirectory}.holdfast-old`;
   await runOnNode(host, ['rm', '-rf', fresh], { signal: step.signal });
-  await runOnNode(host, [nodeTool(host, 'pg_basebackup'), '-D', fresh, '-d', conninfoText, '-X', 'stream', '-c', 'fast', '--no-password'], { env: { PGPASSWORD: password }, signal: step.signal });
+  await runOnNode(host, [nodeTool(host, 'pg_basebackup'), '-D', fresh, '-d', conninfoText, '-X', 'stream', '-c', 'fast', '--no-password'], { env, signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
   await runOnNode(host, ['mv', host.dataDirectory, old], { signal: step.signal });
   await runOnNode(host, ['mv', fresh, host.dataDirectory], { signal: step.signal });

@@ -388,17 +388,12 @@ const promote: StepDefinition = {
         }
       }
       const promotedAtMs = step.nowMs();
-      const after = (
-        await client.query(`select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int as timeline,
-          (select pg_read_file('pg_wal/' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) || '.history', true)) as history`)
-      ).rows[0] as { timeline: number; history: string | null };
-      const forkLsn = /^\d+\t([0-9A-F]+\/[0-9A-F]+)\t/i.exec(after.history?.trim().split('\n').at(-1) ?? '')?.[1] ?? null;
       return {
         outcome: before.recovering ? 'changed' : 'already-satisfied',
-        summary: before.recovering ? `${candidate} promoted in ${formatDuration(promotedAtMs - started)}, timeline ${after.timeline}` : `${candidate} is primary already, timeline ${after.timeline}`,
+        summary: before.recovering ? `${candidate} promoted in ${formatDuration(promotedAtMs - started)}` : `${candidate} is primary already`,
         before: { inRecovery: before.recovering, lsn: before.lsn },
-        after: { inRecovery: false, timeline: after.timeline, forkLsn },
-        facts: { promotedAtMs, promoteMs: promotedAtMs - started, timeline: after.timeline, forkLsn },
+        after: { inRecovery: false },
+        ...(before.recovering ? { facts: { promotedAtMs, promoteMs: promotedAtMs - started } } : {}),
       };
     } finally {
       await client.end().catch(() => {});
@@ -406,8 +401,18 @@ const promote: StepDefinition = {
   },
   async verify(step) {
     const candidate = nodeInput(step, 'candidate');
-    const status = await nodeStatus(step.context, datastoreFor(step), candidate);
-    return { checks: [check('promoted', status.inRecovery === false, `${candidate} is primary`, status.reachable ? (status.inRecovery === true ? 'in recovery' : 'primary') : (status.error ?? 'no answer'))], summary: `${candidate} is primary` };
+    return withNode(step.context, datastoreFor(step), candidate, async (client) => {
+      const { recovering } = (await client.query('select pg_is_in_recovery() as recovering')).rows[0] as { recovering: boolean };
+      if (recovering) return { checks: [check('promoted', false, `${candidate} is primary`, 'in recovery')], summary: 'not promoted' };
+      const { timeline, history } = (
+        await client.query(`
+          with t as (select substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) as hex)
+          select ('x' || hex)::bit(32)::int as timeline, pg_read_file('pg_wal/' || hex || '.history', 0, 65536, true) as history from t`)
+      ).rows[0] as { timeline: number; history: string | null };
+      // The last line of a timeline's history says where it parted. Source: PostgreSQL documentation, 26.3.6 "Timelines".
+      const forkLsn = /^\d+\t([0-9A-F]+\/[0-9A-F]+)\t/i.exec(history?.trim().split('\n').at(-1) ?? '')?.[1] ?? null;
+      return { checks: [check('promoted', true, `${candidate} is primary`, `timeline ${timeline}`)], summary: `timeline ${timeline} from ${forkLsn ?? 'an unknown position'}`, facts: { timeline, forkLsn } };
+    });
   },
 };
 

@@ -19,7 +19,7 @@ const stage: StepDefinition = {
   async inspect(step) {
     const { secretId } = secretOf(step);
     const versions = await secretVersions(step.context, secretId);
-    return { satisfied: false, summary: `current version ${versions.current}`, before: { current: versions.current, staged: versions.staged, points: `${versions.currentHost}:${versions.currentPort}` } };
+    return { satisfied: false, summary: `current version ${versions.current}`, before: { current: versions.current, staged: [...versions.staged], points: `${versions.currentHost}:${versions.currentPort}` } };
   },
   async guard(step) {
     const { datastore, secretId } = secretOf(step);
@@ -47,14 +47,17 @@ const stage: StepDefinition = {
   async verify(step) {
     const { secretId } = secretOf(step);
     const versions = await secretVersions(step.context, secretId);
-    const staged = step.call.facts['stagedVersion'];
-    return { checks: [check('staged version', versions.staged === staged, String(staged), versions.staged ?? 'none')], summary: 'the staged version is there' };
+    const staged = String(step.call.facts['stagedVersion']);
+    return { checks: [check('staged version', versions.staged.includes(staged), staged, versions.staged.join(', ') || 'none')], summary: 'the staged version is there' };
   },
   async undo(step) {
     const { secretId } = secretOf(step);
     const versions = await secretVersions(step.context, secretId);
-    if (versions.staged === null || versions.staged !== (step.call.facts['stagedVersion'] ?? versions.staged)) return { outcome: 'already-satisfied', summary: 'nothing of ours is staged' };
-    await dropStaged(step.context, secretId, versions.staged);
+    const ours = step.call.facts['stagedVersion'];
+    // Without a fact the answer was lost: whatever carries our label was staged by us.
+    const labelled = versions.staged.filter((version) => version !== versions.current && (ours === undefined || version === ours));
+    if (labelled.length === 0) return { outcome: 'already-satisfied', summary: 'nothing of ours is staged' };
+    for (const version of labelled) await dropStaged(step.context, secretId, version);
     return { outcome: 'changed', summary: 'the staged version has lost its label; the current one was never touched' };
   },
 };
@@ -89,12 +92,14 @@ const swap: StepDefinition = {
         ({ staged, basedOn: expected } = await stageEndpoint(step.context, secretId, address, step.call.key));
       }
       if (await swapVersion(step.context, secretId, staged, expected)) {
+        const swappedAtMs = step.nowMs();
+        await dropStaged(step.context, secretId, staged).catch((error: unknown) => step.log.warn({ err: error }, 'the label of the staged version stays'));
         return {
           outcome: 'changed',
           summary: `the secret points to ${candidate}${expected === first || first === undefined ? '' : ' (it had been changed meanwhile; the change was kept)'}`,
           before: { current: expected },
           after: { current: staged },
-          facts: { version: staged, swappedAtMs: step.nowMs() },
+          facts: { version: staged, swappedAtMs },
         };
       }
       expected = undefined;

@@ -240,7 +240,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
   }),
   'postgres.rebuildStandby': kind({
     summary: 'Rebuilds a fenced node as a standby of the primary: pg_rewind, else a new base backup; then it streams.',
-    input: z.strictObject({ datastore, primary: lateNode, node: lateNode, allowBaseBackup: z.boolean().default(true), wait: durationMs.prefault('5m') }),
+    input: z.strictObject({ datastore, primary: node.optional().meta({ description: "Default: the node the application's secret points to." }), node: lateNode, allowBaseBackup: z.boolean().default(true), wait: durationMs.prefault('5m') }),
     phases: ['inspect', 'guard', 'apply', 'verify'],
     applyMs: 6 * 3_600_000,
     verifyMs: 600_000,

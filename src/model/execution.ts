@@ -120,6 +120,8 @@ export interface ExecutionState {
   readonly requestedBy: string;
   readonly dryRun: boolean;
   readonly preflightDone: boolean;
+  /** The guards were asked again right before writes are refused or the candidate is promoted. */
+  readonly preflightRepeated: boolean;
   readonly pastPointOfNoReturn: boolean;
   readonly paused: boolean;
   readonly steps: readonly StepState[];
@@ -179,6 +181,7 @@ export function startExecution(plan: Plan, start: { epoch: number; requestedBy: 
     requestedBy: start.requestedBy,
     dryRun: start.dryRun,
     preflightDone: false,
+    preflightRepeated: false,
     pastPointOfNoReturn: false,
     paused: false,
     steps: plan.steps.map((step) => ({
@@ -235,6 +238,10 @@ export function nextAction(plan: Plan, state: ExecutionState): Action {
     return { type: 'preflight', calls: preflightCalls(plan, state, index) };
   }
   if (state.dryRun && state.preflightDone) return { type: 'finish', outcome: 'checked' };
+  // Facts have come up and the world has moved since: what would fail late is found while everything can still be undone.
+  if (!state.preflightRepeated && planned.included && (kind.refusesWrites || kind.pointOfNoReturn) && step.status === 'pending') {
+    return { type: 'preflight', calls: preflightCalls(plan, state, index) };
+  }
   if (state.paused && step.status === 'pending') return { type: 'park', step: null, why: 'paused by an operator', deadlineMs: deadMan(plan, state, index) };
   if (kind.runsIn === 'workflow') {
     const input = kind.input.parse(stepInput(plan, state, index).value) as Readonly<Record<string, unknown>>;
@@ -356,13 +363,13 @@ function settleApproval(state: ExecutionState, event: Extract<ExecutionEvent, { 
 }
 
 function settlePreflight(plan: Plan, state: ExecutionState, results: readonly PreflightResult[], atMs: number): ExecutionState {
-  let next: ExecutionState = { ...state, preflightDone: true };
+  let next: ExecutionState = { ...state, preflightDone: true, preflightRepeated: state.preflightDone };
   const problems: string[] = [];
   for (const { step, phase, result, error } of results) {
     const id = plan.steps[step]!.id;
     if (error !== null) problems.push(`${id} (${phase}): ${error}`);
     for (const check of result?.checks ?? []) if (!check.ok) problems.push(`${id}: ${describeCheck(check)}`);
-    next = update(next, step, (item) => ({ ...item, preflighted: true, checks: [...item.checks, ...(result?.checks ?? [])], before: result?.before ?? item.before }));
+    next = update(next, step, (item) => ({ ...item, preflighted: true, checks: [...(result?.checks ?? item.checks)], before: result?.before ?? item.before }));
   }
   if (problems.length === 0) return next;
   return goBack(next, 'failed', `refused before the first change: ${problems.join('; ')}`, atMs);

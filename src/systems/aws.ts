@@ -94,7 +94,7 @@ export async function readManagedSecret(clients: AwsClients, id: string): Promis
   const { GetSecretValueCommand } = await import('@aws-sdk/client-secrets-manager');
   const client = await clients.secretsManager();
   try {
-    const answer = await client.send(new GetSecretValueCommand({ SecretId: id }));
+    const answer = await client.send(new GetSecretValueCommand({ SecretId: id, VersionStage: 'AWSCURRENT' }));
     if (answer.SecretString === undefined) throw new HoldfastError('secret-shape', `secret ${id} has no text value`, { next: 'store it as text' });
     return answer.SecretString;
   } catch (error) {

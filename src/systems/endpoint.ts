@@ -51,7 +51,8 @@ function parseSecret(secretId: string, text: string): Record<string, unknown> {
 
 export interface SecretVersions {
   readonly current: string;
-  readonly staged: string | null;
+  /** Versions that carry our label. */
+  readonly staged: readonly string[];
   /** Where the current version points. */
   readonly currentHost: string;
   readonly currentPort: number;
@@ -60,10 +61,10 @@ export interface SecretVersions {
 export async function secretVersions(context: Context, secretId: string): Promise<SecretVersions> {
   const { GetSecretValueCommand, DescribeSecretCommand } = await import('@aws-sdk/client-secrets-manager');
   const client = await context.aws.secretsManager();
-  const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId })));
+  const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId, VersionStage: CURRENT })));
   const endpoint = parseEndpoint(secretId, value.SecretString ?? '');
   const described = await call(secretId, 'secretsmanager:DescribeSecret', () => client.send(new DescribeSecretCommand({ SecretId: secretId })));
-  const staged = Object.entries(described.VersionIdsToStages ?? {}).find(([, stages]) => stages.includes(STAGED_LABEL))?.[0] ?? null;
+  const staged = Object.entries(described.VersionIdsToStages ?? {}).filter(([, stages]) => stages.includes(STAGED_LABEL)).map(([version]) => version);
   return { current: value.VersionId!, staged, currentHost: endpoint.host, currentPort: endpoint.port };
 }
 
@@ -74,7 +75,7 @@ export async function secretVersions(context: Context, secretId: string): Promis
 export async function stageEndpoint(context: Context, secretId: string, address: { host: string; port: number }, key: string): Promise<{ staged: string; basedOn: string }> {
   const { GetSecretValueCommand, PutSecretValueCommand } = await import('@aws-sdk/client-secrets-manager');
   const client = await context.aws.secretsManager();
-  const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId })));
+  const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId, VersionStage: CURRENT })));
   const fields = parseSecret(secretId, value.SecretString ?? '');
   registerSecret(String(fields['password'] ?? ''));
   // The port keeps the type it has: some applications read it as text.
@@ -101,6 +102,7 @@ export async function swapVersion(context: Context, secretId: string, staged: st
   }
 }
 
+/** Take our label off a version; the version itself stays. */
 export async function dropStaged(context: Context, secretId: string, staged: string): Promise<void> {
   const { UpdateSecretVersionStageCommand } = await import('@aws-sdk/client-secrets-manager');
   const client = await context.aws.secretsManager();

@@ -1,0 +1,135 @@
+import { createHash } from 'node:crypto';
+import type { ServiceConfig } from '../src/model/config-schema.ts';
+import { stepKind } from '../src/model/catalogue.ts';
+import { HoldfastError } from '../src/model/errors.ts';
+import type { Plan, PlannedStep } from '../src/model/execution.ts';
+import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
+import { parseDurationMs } from '../src/model/units.ts';
+import { serviceOf, unknownName, type Context } from '../src/systems/context.ts';
+import { loadRunbook } from '../src/systems/runbook-file.ts';
+import { withActivityFailures } from './failure.ts';
+
+export interface PlanRequest {
+  readonly type: 'failover' | 'runbook';
+  readonly service: string | null;
+  /** failover: which of the service's runbooks. */
+  readonly purpose: string | null;
+  /** runbook: its name. */
+  readonly runbook: string | null;
+  readonly mode: Mode;
+  readonly parameters: Readonly<Record<string, unknown>>;
+}
+
+/** Resolves runbook and configuration once, at the start: an edit never changes a recovery under way. */
+export function createPlanActivities(context: Context) {
+  return withActivityFailures({
+    resolvePlan: (request: PlanRequest): Promise<Plan> => resolvePlan(context, request),
+    readinessSubjects: async (service: string): Promise<{ purposes: string[]; datastores: string[] }> => {
+      const found = serviceOf(context.config, service);
+      return { purposes: Object.keys(found.runbooks), datastores: found.datastores };
+    },
+  });
+}
+
+export async function resolvePlan(context: Context, request: PlanRequest): Promise<Plan> {
+  const { config } = context;
+  if (!(MODES as readonly string[]).includes(request.mode)) throw unknownName('mode', String(request.mode), MODES);
+  const service = request.service === null ? null : serviceOf(config, request.service);
+  const runbookName = request.type === 'runbook' ? request.runbook! : runbookFor(service!, request.service!, request.purpose ?? 'failover');
+  const { runbook } = await loadRunbook(context.runbookDirectory, runbookName);
+  const parameters = resolveParameters(context, runbook, service, request.parameters);
+  const steps = runbook.steps.map((step): PlannedStep => {
+    const kind = stepKind(step.uses);
+    if (kind === undefined) throw new HoldfastError('unknown-step-kind', `step ${step.id} uses "${step.uses}", which is no step kind`, { next: 'run `holdfast validate`' });
+    return {
+      id: step.id,
+      title: step.title,
+      uses: step.uses,
+      with: step.with as Record<string, Json>,
+      included: step.modes.includes(request.mode),
+      applyMs: step.timeout ?? kind.applyMs,
+      attempts: step.attempts ?? kind.attempts,
+    };
+  });
+  const body: Omit<Plan, 'hash'> = {
+    kind: request.type === 'runbook' ? 'runbook' : request.purpose === 'failback' ? 'failback' : 'failover',
+    runbook: runbook.name,
+    title: runbook.title,
+    service: request.service,
+    environment: config.environment,
+    mode: request.mode,
+    parameters,
+    objectives:
+      service === null
+        ? null
+        : { rtoMs: service.objectives.rto, rpoMs: service.objectives.rpo, refusedWritesMs: service.objectives.refusedWrites ?? null, lostWrites: service.objectives.lostWrites },
+    approval: { count: service === null ? 0 : service.approval[request.mode], expiresMs: service?.approval.expires ?? 1_800_000 },
+    readOnlyDeadlineMs: runbook.readOnlyDeadline,
+    datastores: service?.datastores ?? [],
+    steps,
+  };
+  return { ...body, hash: createHash('sha256').update(canonicalJson(body)).digest('hex') };
+}
+
+function runbookFor(service: ServiceConfig, name: string, purpose: string): string {
+  const runbook = Object.hasOwn(service.runbooks, purpose) ? service.runbooks[purpose] : undefined;
+  if (runbook === undefined) {
+    throw new HoldfastError('runbook-missing', `service ${name} has no runbook for "${purpose}"`, { next: `add it under services.${name}.runbooks; there are: ${Object.keys(service.runbooks).join(', ') || 'none'}` });
+  }
+  return runbook;
+}
+
+/** Request over service over default. Every problem at once. */
+function resolveParameters(context: Context, runbook: Runbook, service: ServiceConfig | null, given: Readonly<Record<string, unknown>>): Record<string, Json> {
+  const problems: string[] = [];
+  for (const name of Object.keys(given)) if (!Object.hasOwn(runbook.parameters, name)) problems.push(`runbook ${runbook.name} has no parameter "${name}"; it has: ${Object.keys(runbook.parameters).join(', ') || 'none'}`);
+  const result: Record<string, Json> = {};
+  for (const [name, declared] of Object.entries(runbook.parameters)) {
+    let value: unknown = Object.hasOwn(given, name) ? given[name] : undefined;
+    value ??= service !== null && Object.hasOwn(service.parameters, name) ? service.parameters[name] : undefined;
+    value ??= declared.default;
+    // The one datastore a service has need not be said.
+    if (value === undefined && name === 'datastore' && service !== null) {
+      const databases = service.datastores.filter((datastore) => context.config.datastores[datastore]?.engine === 'postgres');
+      if (databases.length === 1) value = databases[0];
+    }
+    if (value === undefined) {
+      if (declared.required) problems.push(`parameter "${name}" (${declared.type}) is missing: ${declared.description}`);
+      continue;
+    }
+    const wrong = wrongType(declared.type, value);
+    if (wrong !== null) problems.push(`parameter "${name}": expected ${wrong}, found ${JSON.stringify(value)}`);
+    else result[name] = value as Json;
+  }
+  if (problems.length > 0) throw new HoldfastError('parameters', problems.join('\n'), { next: 'correct the parameters and start again' });
+  return result;
+}
+
+function wrongType(type: Runbook['parameters'][string]['type'], value: unknown): string | null {
+  switch (type) {
+    case 'string':
+      return typeof value === 'string' ? null : 'a text';
+    case 'number':
+      return typeof value === 'number' && Number.isFinite(value) ? null : 'a number';
+    case 'boolean':
+      return typeof value === 'boolean' ? null : 'true or false';
+    case 'duration':
+      return typeof value === 'string' && parseDurationMs(value) !== undefined ? null : 'a duration such as 30s or 15m';
+    case 'list':
+      return Array.isArray(value) && value.every((item) => typeof item === 'string') ? null : 'a list of texts';
+    default:
+      return type satisfies never;
+  }
+}
+
+function canonicalJson(value: unknown): string {
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  if (value !== null && typeof value === 'object') {
+    return `{${Object.entries(value)
+      .filter(([, item]) => item !== undefined)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item)}`)
+      .join(',')}}`;
+  }
+  return JSON.stringify(value);
+}

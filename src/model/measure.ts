@@ -1,0 +1,152 @@
+/** What an execution's own record says, put into figures. Pure: nothing is estimated, what is not there is null with a note. */
+import type { CheckResult } from './api.ts';
+import type { FactInput, Measurement, TimelineEntry } from './evidence.ts';
+import type { ExecutionState, Plan, StepState } from './execution.ts';
+import type { Json } from './runbook-schema.ts';
+
+export interface FailoverMeasurements {
+  readonly measurements: readonly Measurement[];
+  /** Every measured figure with an objective meets it, and every objective was measured. */
+  readonly objectivesMet: boolean;
+  readonly missed: readonly string[];
+}
+
+function stepUsing(state: ExecutionState, uses: string): StepState | undefined {
+  return state.steps.find((step) => step.uses === uses);
+}
+
+function factOf(state: ExecutionState, uses: string, fact: string): Json | undefined {
+  const step = stepUsing(state, uses);
+  const facts = step === undefined ? undefined : state.facts[step.id];
+  return facts !== undefined && Object.hasOwn(facts, fact) ? facts[fact] : undefined;
+}
+
+function numberFact(state: ExecutionState, uses: string, fact: string): number | null {
+  const value = factOf(state, uses, fact);
+  return typeof value === 'number' ? value : null;
+}
+
+function took(step: StepState | undefined): number | null {
+  return step?.startedAtMs == null || step.endedAtMs === null || step.outcome === 'skipped' ? null : step.endedAtMs - step.startedAtMs;
+}
+
+/** @param startedAtMs start of the execution, epoch milliseconds */
+export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: number): FailoverMeasurements {
+  const forced = plan.mode === 'forced';
+  const objectives = plan.objectives;
+  const firstGood = numberFact(state, 'canary.verify', 'firstGoodWriteAtMs');
+  const lastCommit = factOf(state, 'postgres.health', 'lastCommitAt');
+  const lastCommitMs = typeof lastCommit === 'string' ? Date.parse(lastCommit) : null;
+  const promotedAt = numberFact(state, 'postgres.promote', 'promotedAtMs');
+  const promoteStart = stepUsing(state, 'postgres.promote')?.startedAtMs ?? null;
+  const firstChange = state.ledger.find((entry) => entry.phase === 'apply')?.atMs ?? null;
+  const failureBegan = forced ? lastCommitMs : startedAtMs;
+  const noWrite = 'no acknowledged write on the new primary was seen';
+  const measurements: Measurement[] = [
+    {
+      name: forced ? 'RTO: last commit before the failure to first good write' : 'RTO: start to first good write',
+      unit: 'ms',
+      objective: objectives?.rtoMs ?? null,
+      measured: firstGood === null || failureBegan === null ? null : Math.max(0, firstGood - failureBegan),
+      ...(firstGood === null ? { note: noWrite } : failureBegan === null ? { note: 'the candidate had replayed no transaction' } : forced ? { note: 'an idle service overstates it: counted from the last commit the candidate replayed' } : {}),
+    },
+    recoveryPoint(plan, state),
+    {
+      name: 'refused-write window',
+      unit: 'ms',
+      objective: forced ? null : (objectives?.refusedWritesMs ?? null),
+      measured: forced ? null : numberFact(state, 'canary.verify', 'refusedWindowMs'),
+      ...(forced ? { note: 'the primary was down before the canary could write; RTO says how long writes were refused' } : numberFact(state, 'canary.verify', 'refusedWindowMs') === null ? { note: 'the canary did not write on both sides' } : {}),
+    },
+    lostWrites(plan, state),
+    ...(forced ? [{ name: 'detect: last commit to start', unit: 'ms' as const, objective: null, measured: lastCommitMs === null ? null : Math.max(0, startedAtMs - lastCommitMs), ...(lastCommitMs === null ? { note: 'the candidate had replayed no transaction' } : {}) }] : []),
+    { name: 'decide: waiting for approval', unit: 'ms', objective: null, measured: took(stepUsing(state, 'operator.approval')), ...(took(stepUsing(state, 'operator.approval')) === null ? { note: 'no approval was asked for' } : {}) },
+    { name: 'execute: first change to promoted', unit: 'ms', objective: null, measured: promotedAt === null || firstChange === null ? null : Math.max(0, promotedAt - firstChange), ...(promotedAt === null ? { note: 'not promoted' } : {}) },
+    { name: 'promotion', unit: 'ms', objective: null, measured: promotedAt === null || promoteStart === null ? null : promotedAt - promoteStart, ...(promotedAt === null ? { note: 'not promoted' } : {}) },
+    { name: 'promoted to first good write', unit: 'ms', objective: null, measured: promotedAt === null || firstGood === null ? null : Math.max(0, firstGood - promotedAt), ...(firstGood === null ? { note: noWrite } : {}) },
+    dnsConvergence(state),
+  ];
+  const missed: string[] = [];
+  for (const item of measurements) {
+    if (item.objective === null) continue;
+    if (item.measured === null) missed.push(`${item.name}: not measured (${item.note ?? 'no reason known'})`);
+    else if (item.measured > item.objective) missed.push(`${item.name}: ${item.measured} ${item.unit}, objective ${item.objective} ${item.unit}`);
+  }
+  return { measurements, missed, objectivesMet: missed.length === 0 };
+}
+
+function dnsConvergence(state: ExecutionState): Measurement {
+  const insync = numberFact(state, 'route53.change', 'insyncMs');
+  return { name: 'DNS: change to INSYNC', unit: 'ms', objective: null, measured: insync, ...(insync === null ? { note: 'no record was changed' } : {}) };
+}
+
+function lostWrites(plan: Plan, state: ExecutionState): Measurement {
+  const base = { name: 'acknowledged writes lost', unit: 'count' as const };
+  if (plan.mode === 'planned') {
+    const lost = numberFact(state, 'canary.verify', 'lost');
+    return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: 'the canary could not be read back' } : { note: `of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote` }) };
+  }
+  const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');
+  return { ...base, objective: null, measured: lost, note: String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
+}
+
+/** Time of work lost. Planned: none when every acknowledged write is there. Forced: from the fork to the last lost commit, in the old primary's own WAL. */
+function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
+  const base = { name: 'RPO: work lost', unit: 'ms' as const, objective: plan.objectives?.rpoMs ?? null };
+  if (plan.mode === 'planned') {
+    const lost = numberFact(state, 'canary.verify', 'lost');
+    if (lost === 0) return { ...base, measured: 0, note: 'every acknowledged canary write is on the new primary, which replayed the last WAL position of the old one' };
+    return { ...base, measured: null, note: lost === null ? 'the canary could not be read back' : `${lost} acknowledged writes are missing` };
+  }
+  const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');
+  if (lost === null) return { ...base, measured: null, note: String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
+  if (lost === 0) return { ...base, measured: 0, note: 'no commit of the old primary lies after the fork' };
+  const last = factOf(state, 'postgres.measureLoss', 'lastLostAt');
+  const fork = factOf(state, 'postgres.health', 'lastCommitAt');
+  const lastMs = typeof last === 'string' ? Date.parse(last) : Number.NaN;
+  const forkMs = typeof fork === 'string' ? Date.parse(fork) : Number.NaN;
+  if (Number.isNaN(lastMs) || Number.isNaN(forkMs)) return { ...base, measured: null, note: `${lost} transactions are lost; their times could not be read` };
+  return { ...base, measured: Math.max(0, lastMs - forkMs), note: `${lost} transactions after the last replayed commit` };
+}
+
+export function timelineOf(state: ExecutionState): TimelineEntry[] {
+  return state.steps
+    .filter((step) => step.startedAtMs !== null && step.endedAtMs !== null && step.outcome !== 'skipped')
+    .map((step) => ({ label: step.id, startMs: step.startedAtMs!, endMs: step.endedAtMs!, outcome: step.status === 'undone' ? 'undone' : (step.outcome ?? 'unknown'), group: step.uses }));
+}
+
+export function checksOf(state: ExecutionState): CheckResult[] {
+  return state.steps.flatMap((step) => step.checks.map((check) => ({ ...check, name: `${step.id}: ${check.name}` })));
+}
+
+/** The record, fact by fact, for the hash chain. */
+export function factsOf(plan: Plan, state: ExecutionState, startedAtMs: number): FactInput[] {
+  const at = (ms: number | null): string => new Date(ms ?? startedAtMs).toISOString();
+  return [
+    { at: at(startedAtMs), kind: 'plan', data: plan },
+    ...state.steps.map((step) => ({ at: at(step.endedAtMs ?? step.startedAtMs), kind: 'step', data: { ...step, facts: state.facts[step.id] ?? {} } })),
+    ...state.ledger.map((entry) => ({ at: at(entry.atMs), kind: 'effect', data: entry })),
+    ...state.decisions.map((decision) => ({ at: at(decision.atMs), kind: 'decision', data: decision })),
+  ];
+}
+
+/** How to return to the first primary, from what was really changed. Never carried out automatically. */
+export function failbackPlan(plan: Plan, state: ExecutionState): string {
+  const primary = factOf(state, 'postgres.health', 'primary');
+  const candidate = factOf(state, 'postgres.health', 'candidate');
+  if (!state.pastPointOfNoReturn || typeof primary !== 'string' || typeof candidate !== 'string' || plan.service === null) {
+    return 'Nothing was promoted: there is nothing to fail back from.';
+  }
+  const effects = state.ledger.filter((entry) => entry.phase === 'apply' && entry.outcome === 'changed').map((entry) => `- ${entry.step} (${entry.uses}): ${JSON.stringify(entry.before)} -> ${JSON.stringify(entry.after)}`);
+  const input = JSON.stringify({ service: plan.service, mode: 'planned', purpose: 'failback', reason: 'return to the first primary', requestedBy: '<you>', parameters: { node: primary } });
+  return [
+    `The primary is now ${candidate}; ${primary} is fenced. What was changed:`,
+    ...effects,
+    '',
+    'To return, when the cause is mended:',
+    `1. Rebuild ${primary} as a standby of ${candidate}, let it catch up, and switch over, in one run:`,
+    `   holdfast failover ${plan.service} --purpose failback --mode planned --reason "return to ${primary}" --parameter node=${primary}`,
+    `   or: temporal workflow start --type failover --workflow-id failover/${plan.service} --task-queue <queue> --input '${input}'`,
+    `2. Until then there is no redundancy on ${primary}, and it must not be started by hand without standby.signal.`,
+  ].join('\n');
+}

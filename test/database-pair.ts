@@ -1,0 +1,194 @@
+import { randomBytes } from 'node:crypto';
+import type { Route53Client } from '@aws-sdk/client-route-53';
+import pg from 'pg';
+import type { Processes } from '../src/local/processes.ts';
+import { startPostgres, startStandby, type PostgresServer } from '../src/local/stack.ts';
+import type { Context } from '../src/systems/context.ts';
+import { queryOnce, suite, testConfig, testDirectory, testSecret, uniqueName, type ConfigOverrides } from './support.ts';
+
+/** Where applications reach b: another address, so that the DNS record really changes. */
+const SECOND_ADDRESS = '127.0.0.2';
+
+/** A primary, a standby, an application role with its secret, a DNS record, and the configuration that knows them. */
+export interface DatabasePair {
+  readonly context: Context;
+  readonly servers: Readonly<Record<'a' | 'b', PostgresServer>>;
+  readonly service: string;
+  readonly secretId: string;
+  readonly hostedZoneId: string;
+  /** Node the application's secret points to. */
+  pointsTo(): Promise<'a' | 'b'>;
+  /** Value of the DNS record. */
+  record(): Promise<string>;
+  applicationUrl(node: 'a' | 'b'): string;
+}
+
+export async function databasePair(processes: Processes, overrides: ConfigOverrides = {}): Promise<DatabasePair> {
+  const directory = testDirectory('pair');
+  const a = await startPostgres({ processes, directory, name: 'a', settings: { shared_buffers: '32MB', fsync: 'off' } });
+  const applicationPassword = randomBytes(12).toString('hex');
+  await queryOnce(a.connectionString(), `create role shop_app login password '${applicationPassword}'`);
+  await queryOnce(a.connectionString(), 'create database shop owner shop_app');
+  await queryOnce(a.connectionString('shop'), 'create table orders (id bigint primary key, at timestamptz not null default clock_timestamp()); alter table orders owner to shop_app');
+  const b = await startStandby({ processes, directory, name: 'b', primary: a, settings: { shared_buffers: '32MB', fsync: 'off', listen_addresses: `127.0.0.1,${SECOND_ADDRESS}` } });
+  const secretId = await testSecret('shop-app', { engine: 'postgres', host: a.host, port: a.port, username: 'shop_app', password: applicationPassword, dbname: 'shop' });
+  const hostedZoneId = await zone(a.host);
+  process.env['HOLDFAST_TEST_PAIR_PASSWORD'] = a.password;
+  const node = (server: PostgresServer, applicationHost: string): object => ({
+    host: server.host,
+    applicationHost,
+    port: server.port,
+    dataDirectory: server.dataDirectory,
+    binDirectory: server.binDirectory,
+    exec: server.exec,
+    replication: { username: server.replication.username, passfile: server.replication.passfile },
+  });
+  const service = 'orders';
+  const context = await testConfig({
+    datastores: {
+      shop: {
+        engine: 'postgres',
+        database: 'shop',
+        store: 'main',
+        admin: { username: a.superuser, password: 'env:HOLDFAST_TEST_PAIR_PASSWORD' },
+        binDirectory: a.binDirectory,
+        nodes: { a: node(a, a.host), b: node(b, SECOND_ADDRESS) },
+        endpoint: { secret: secretId, dns: { hostedZoneId, name: 'db.shop.example', type: 'A', ttlSeconds: 5 } },
+      },
+    },
+    services: {
+      [service]: {
+        objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0 },
+        datastores: ['shop'],
+        runbooks: { failover: 'database-failover', failback: 'database-failback' },
+        parameters: { recentQuery: 'select max(id) as newest from orders' },
+      },
+    },
+    ...overrides,
+  });
+  const servers = { a, b };
+  return {
+    context,
+    servers,
+    service,
+    secretId,
+    hostedZoneId,
+    async pointsTo() {
+      const { readEndpoint } = await import('../src/systems/endpoint.ts');
+      const endpoint = await readEndpoint(context, secretId);
+      return endpoint.port === a.port ? 'a' : 'b';
+    },
+    record: () => withRoute53(async (client) => {
+      const { ListResourceRecordSetsCommand } = await import('@aws-sdk/client-route-53');
+      const answer = await client.send(new ListResourceRecordSetsCommand({ HostedZoneId: hostedZoneId }));
+      return answer.ResourceRecordSets?.find((set) => set.Type === 'A')?.ResourceRecords?.[0]?.Value ?? 'missing';
+    }),
+    applicationUrl: (name) => `postgresql://shop_app:${applicationPassword}@${servers[name].host}:${servers[name].port}/shop`,
+  };
+}
+
+async function withRoute53<T>(work: (client: Route53Client) => Promise<T>): Promise<T> {
+  const { Route53Client } = await import('@aws-sdk/client-route-53');
+  const { aws } = suite();
+  const client = new Route53Client({ region: aws.region, endpoint: aws.endpoint, credentials: { accessKeyId: aws.accessKeyId, secretAccessKey: aws.secretAccessKey } });
+  try {
+    return await work(client);
+  } finally {
+    client.destroy();
+  }
+}
+
+function zone(address: string): Promise<string> {
+  return withRoute53(async (client) => {
+    const { ChangeResourceRecordSetsCommand, CreateHostedZoneCommand } = await import('@aws-sdk/client-route-53');
+    const made = await client.send(new CreateHostedZoneCommand({ Name: 'shop.example', CallerReference: uniqueName('zone') }));
+    const id = made.HostedZone!.Id!.replace('/hostedzone/', '');
+    await client.send(
+      new ChangeResourceRecordSetsCommand({
+        HostedZoneId: id,
+        ChangeBatch: { Changes: [{ Action: 'CREATE', ResourceRecordSet: { Name: 'db.shop.example', Type: 'A', TTL: 5, ResourceRecords: [{ Value: address }] } }] },
+      }),
+    );
+    return id;
+  });
+}
+
+/**
+ * An application that writes as fast as it is let and remembers what was acknowledged; follows its secret like a real one.
+ * Independent of the canary, so that neither proves itself.
+ */
+export class ApplicationWriter {
+  readonly acknowledged: number[] = [];
+  #stopping = false;
+  #done: Promise<void>;
+  #next = 1;
+  readonly #pair: DatabasePair;
+
+  constructor(pair: DatabasePair, firstId = 1) {
+    this.#pair = pair;
+    this.#next = firstId;
+    this.#done = this.#run();
+  }
+
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    await this.#done;
+  }
+
+  /** Ids that were acknowledged and are not on the node. */
+  async lostOn(node: 'a' | 'b'): Promise<number[]> {
+    const rows = await queryOnce<{ id: string }>(this.#pair.servers[node].connectionString('shop'), 'select id from orders');
+    const there = new Set(rows.map((row) => Number(row.id)));
+    return this.acknowledged.filter((id) => !there.has(id));
+  }
+
+  async #run(): Promise<void> {
+    let client: pg.Client | null = null;
+    while (!this.#stopping) {
+      try {
+        if (client === null) {
+          client = new pg.Client({ connectionString: this.#pair.applicationUrl(await this.#pair.pointsTo()), connectionTimeoutMillis: 1000, query_timeout: 3000 });
+          client.on('error', () => {});
+          await client.connect();
+        }
+        const id = this.#next;
+        this.#next += 1;
+        await client.query('insert into orders (id) values ($1)', [id]);
+        this.acknowledged.push(id);
+      } catch {
+        await client?.end().catch(() => {});
+        client = null;
+        await new Promise((resolve) => {
+          setTimeout(resolve, 10);
+        });
+      }
+      await new Promise((resolve) => {
+        setTimeout(resolve, 1);
+      });
+    }
+    await client?.end().catch(() => {});
+  }
+}
+
+/** Try to write as the application and, harder, as a superuser that switches read-only off. Gives what was written. */
+export async function tryToWrite(pair: DatabasePair, node: 'a' | 'b'): Promise<string[]> {
+  const written: string[] = [];
+  const urls = { application: pair.applicationUrl(node), superuser: pair.servers[node].connectionString('shop') };
+  for (const [who, url] of Object.entries(urls)) {
+    const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3000 });
+    client.on('error', () => {});
+    try {
+      await client.connect();
+      await client.query('set default_transaction_read_only = off').catch(() => {});
+      await client.query('begin read write');
+      await client.query('insert into orders (id) values (-1)');
+      await client.query('rollback');
+      written.push(who);
+    } catch {
+      // Refused, as it should be.
+    } finally {
+      await client.end().catch(() => {});
+    }
+  }
+  return written;
+}

@@ -1,0 +1,176 @@
+import { ActivityCancellationType, ApplicationFailure, CancellationScope, log, proxyActivities, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import type { createEvidenceActivities } from '../activities/evidence.ts';
+import type { createNotifyActivities } from '../activities/notify.ts';
+import type { createPlanActivities, PlanRequest } from '../activities/plan.ts';
+import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type RunbookInput } from '../src/model/api.ts';
+import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
+import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
+import { checksOf, factsOf, failbackPlan, measureFailover, timelineOf } from '../src/model/measure.ts';
+import { formatDuration } from '../src/model/units.ts';
+import { classify, createExecution } from './interpreter.ts';
+import { parseInput } from './input.ts';
+
+const { resolvePlan } = proxyActivities<ReturnType<typeof createPlanActivities>>({
+  startToCloseTimeout: '30 seconds',
+  scheduleToCloseTimeout: '5 minutes',
+  retry: { maximumAttempts: 5, initialInterval: 500 },
+});
+const { writeEvidence } = proxyActivities<ReturnType<typeof createEvidenceActivities>>({
+  startToCloseTimeout: '2 minutes',
+  scheduleToCloseTimeout: '10 minutes',
+  cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+  retry: { maximumAttempts: 5, initialInterval: 500 },
+});
+const { notify } = proxyActivities<ReturnType<typeof createNotifyActivities>>({
+  startToCloseTimeout: '1 minute',
+  scheduleToCloseTimeout: '3 minutes',
+  retry: { maximumAttempts: 3 },
+});
+
+export interface ExecutionResult {
+  readonly outcome: FinalOutcome;
+  readonly service: string | null;
+  readonly runbook: string;
+  readonly mode: string;
+  readonly planHash: string;
+  readonly failure: string | null;
+  readonly primary: string | null;
+  readonly candidate: string | null;
+  readonly measurements: readonly Measurement[];
+  readonly objectivesMet: boolean | null;
+  readonly missed: readonly string[];
+  /** Folder of the evidence, or why there is none. */
+  readonly evidence: string | null;
+  readonly checks: readonly CheckResult[];
+  readonly steps: readonly { id: string; uses: string; outcome: string; ms: number | null; summary: string }[];
+}
+
+/** Fails a service over: plan, guards, approval, the service's runbook, measurement, evidence. */
+export async function failover(input: FailoverInput): Promise<ExecutionResult> {
+  const parsed = parseInput('failover', failoverInputSchema, input);
+  return execute(
+    { type: 'failover', service: parsed.service, purpose: parsed.purpose, runbook: null, mode: parsed.mode, parameters: parsed.parameters },
+    { requestedBy: parsed.requestedBy, reason: parsed.reason, dryRun: parsed.dryRun },
+  );
+}
+
+/** Runs any runbook. */
+export async function runbook(input: RunbookInput): Promise<ExecutionResult> {
+  const parsed = parseInput('runbook', runbookInputSchema, input);
+  return execute(
+    { type: 'runbook', service: parsed.service ?? null, purpose: null, runbook: parsed.runbook, mode: parsed.mode, parameters: parsed.parameters },
+    { requestedBy: parsed.requestedBy, reason: parsed.reason, dryRun: parsed.dryRun },
+  );
+}
+
+async function execute(request: PlanRequest, who: { requestedBy: string; reason: string; dryRun: boolean }): Promise<ExecutionResult> {
+  const execution = createExecution();
+  const info = workflowInfo();
+  const startedAtMs = info.runStartTime.getTime();
+  upsertSearchAttributes({
+    ...(request.service === null ? {} : { [SEARCH_ATTRIBUTES.service]: [request.service] }),
+    [SEARCH_ATTRIBUTES.mode]: [request.mode],
+    [SEARCH_ATTRIBUTES.requestedBy]: [who.requestedBy],
+  });
+  const plan = await resolvePlan(request);
+  upsertSearchAttributes({ [SEARCH_ATTRIBUTES.runbook]: [plan.runbook], [SEARCH_ATTRIBUTES.environment]: [plan.environment] });
+  execution.setPlan(plan, { epoch: startedAtMs, requestedBy: who.requestedBy, dryRun: who.dryRun });
+  const state = await execution.run();
+  // Whatever happens to the execution now, its end is recorded and told.
+  return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who));
+}
+
+async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: { requestedBy: string; reason: string; dryRun: boolean }): Promise<ExecutionResult> {
+  const info = workflowInfo();
+  const outcome = state.final ?? 'failed';
+  const measured = state.pastPointOfNoReturn ? measureFailover(plan, state, startedAtMs) : null;
+  upsertSearchAttributes({ [SEARCH_ATTRIBUTES.outcome]: [measured?.objectivesMet === false ? 'objectives-missed' : outcome] });
+  const result: ExecutionResult = {
+    outcome,
+    service: plan.service,
+    runbook: plan.runbook,
+    mode: plan.mode,
+    planHash: plan.hash,
+    failure: state.failure,
+    primary: textFact(state, 'primary'),
+    candidate: textFact(state, 'candidate'),
+    measurements: measured?.measurements ?? [],
+    objectivesMet: measured?.objectivesMet ?? null,
+    missed: measured?.missed ?? [],
+    evidence: null,
+    checks: checksOf(state),
+    steps: state.steps.map((step) => ({
+      id: step.id,
+      uses: step.uses,
+      outcome: step.status === 'undone' ? 'undone' : (step.outcome ?? 'not begun'),
+      ms: step.startedAtMs === null || step.endedAtMs === null ? null : step.endedAtMs - step.startedAtMs,
+      summary: step.error ?? step.summary,
+    })),
+  };
+  if (who.dryRun) return result;
+  const evidence = await recordEvidence(plan, state, startedAtMs, who, result, info.workflowId, info.runId);
+  const complete = { ...result, evidence };
+  await tell(plan, complete, startedAtMs);
+  if (outcome !== 'succeeded') {
+    throw ApplicationFailure.create({ message: `${plan.title}: ${outcome}: ${state.failure ?? 'no reason recorded'}`, type: `execution-${outcome}`, nonRetryable: true, details: [complete] });
+  }
+  return complete;
+}
+
+async function recordEvidence(
+  plan: Plan, state: ExecutionState, startedAtMs: number, who: { requestedBy: string; reason: string }, result: ExecutionResult, workflowId: string, runId: string,
+): Promise<string> {
+  const record: EvidenceInput = {
+    kind: plan.kind,
+    subject: plan.service ?? plan.runbook,
+    service: plan.service,
+    outcome: result.objectivesMet === false ? `${result.outcome}, objectives missed` : result.outcome,
+    title: `${plan.title}: ${plan.service ?? plan.runbook} (${plan.mode})`,
+    summary: state.failure ?? (result.primary === null ? 'completed' : `${result.primary} -> ${result.candidate ?? '?'}`),
+    workflowId,
+    runId,
+    requestedBy: who.requestedBy,
+    reason: who.reason,
+    startedAt: new Date(startedAtMs).toISOString(),
+    finishedAt: new Date(Date.now()).toISOString(),
+    planHash: plan.hash,
+    measurements: result.measurements,
+    timeline: timelineOf(state),
+    checks: result.checks,
+    facts: factsOf(plan, state, startedAtMs),
+    appendix: `## Failback\n\n${failbackPlan(plan, state)}`,
+  };
+  try {
+    const location: EvidenceLocation = await writeEvidence(record);
+    return location.directory;
+  } catch (error) {
+    log.error('evidence could not be written', { error: classify(error).text });
+    return `not written: ${classify(error).text}`;
+  }
+}
+
+async function tell(plan: Plan, result: ExecutionResult, startedAtMs: number): Promise<void> {
+  const good = result.outcome === 'succeeded' && result.objectivesMet !== false;
+  const figures = Object.fromEntries(
+    result.measurements.filter((item) => item.objective !== null).map((item) => [item.name, item.measured === null ? `not measured: ${item.note ?? ''}` : item.unit === 'ms' ? formatDuration(item.measured) : String(item.measured)]),
+  );
+  try {
+    await notify({
+      level: good ? 'success' : 'failure',
+      title: `${plan.title}: ${plan.service ?? plan.runbook} ${result.outcome}${result.objectivesMet === false ? ', objectives missed' : ''}`,
+      text: result.failure ?? (result.missed.length > 0 ? result.missed.join('\n') : `took ${formatDuration(Date.now() - startedAtMs)}`),
+      fields: { mode: plan.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...figures },
+    });
+  } catch (error) {
+    log.warn('nobody could be told', { error: classify(error).text });
+  }
+}
+
+function textFact(state: ExecutionState, fact: string): string | null {
+  for (const step of state.steps) {
+    if (step.uses !== 'postgres.health') continue;
+    const value = state.facts[step.id]?.[fact];
+    if (typeof value === 'string') return value;
+  }
+  return null;
+}
