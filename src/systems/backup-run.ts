@@ -248,8 +248,10 @@ async function writeObject(options: WriteOptions, baseName: string, role: Object
   const encryption = storeOf(options.context.config, options.storeName).encryption;
   const name = `${baseName}.zst${encryption === undefined ? '' : '.age'}`;
   const plain = createMeter(source);
+  // It runs on a thread of its own. ZSTD_c_nbWorkers must stay unset: with it Node 24 loses input and ends the stream early.
   const packed = createZstdCompress({
-    params: { [constants.ZSTD_c_compressionLevel]: options.level, [constants.ZSTD_c_checksumFlag]: 1, [constants.ZSTD_c_nbWorkers]: 2 },
+    chunkSize: 256 * 1024,
+    params: { [constants.ZSTD_c_compressionLevel]: options.level, [constants.ZSTD_c_checksumFlag]: 1 },
   });
   const closed = new Promise<void>((resolve) => void source.once('close', resolve));
   pipeline(plain.stream, packed, () => {}); // An error of one end destroys the other, and so reaches the store's reader.
