@@ -268,7 +268,9 @@ export function splitSchema(text: string, database: string): SchemaObjects {
     if (key === undefined) return;
     let unique = key;
     for (let copy = 2; unique in objects; copy += 1) unique = `${key} #${copy}`;
-    objects[unique] = sha256(normaliseBody(key, body, bodyMethod, database) + `\n-- owner ${owner}`);
+    // Built-in objects belong to whoever ran initdb, which no restore carries over.
+    const ownedBy = key.startsWith('ACL pg_catalog ') ? '<bootstrap superuser>' : owner;
+    objects[unique] = sha256(normaliseBody(key, body, bodyMethod, database) + `\n-- owner ${ownedBy}`);
     key = undefined;
   };
   for (const line of text.split('\n')) {
