@@ -1,15 +1,16 @@
 import { configSchema, type Config, type PostgresDatastore, type ScheduleConfig, type ServiceConfig } from './config-schema.ts';
-import { findingsOf, valueAt, withoutTwins, nearest, pastedSecrets, shapeIssues, shown, sortFindings, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
+import { findingsOf, nearest, pastedSecrets, pathText, shapeIssues, shown, sortFindings, valueAt, withoutTwins, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
 import type { Finding } from './errors.ts';
 import { isEmptyPolicy, isTimezone } from './retention.ts';
-import type { Runbook } from './runbook-schema.ts';
+import { inputIssues, knownInputs, parameterProblem } from './runbook-check.ts';
+import { MODES, type Runbook } from './runbook-schema.ts';
 import { cronGaps, parseCron, scheduleGaps } from './schedule.ts';
-import { formatDuration, parseDurationMs } from './units.ts';
+import { formatDuration } from './units.ts';
 
 /** What else is known while the configuration is checked. */
 export interface ConfigSurroundings {
-  /** Runbook name -> its parameters; undefined for one whose own file is wrong. Absent: runbooks are not checked. */
-  readonly runbooks?: ReadonlyMap<string, Runbook['parameters'] | undefined>;
+  /** By name; undefined for one whose own file is wrong. Absent: runbooks are not checked. */
+  readonly runbooks?: ReadonlyMap<string, Runbook | undefined>;
   /** Names in the file whose entries have errors of their own: references to them are not errors again. */
   readonly broken?: Readonly<Partial<Record<NameSection, readonly string[]>>>;
 }
@@ -100,10 +101,11 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
 
     for (const [purpose, runbook] of Object.entries(service.runbooks)) {
       const at = [...path, 'runbooks', purpose];
-      const parameters = runbookParameters(runbook, at);
-      if (parameters === undefined) continue;
-      for (const [parameter, definition] of Object.entries(parameters)) {
-        const given = own(service.parameters, parameter);
+      const found = runbookNamed(runbook, at);
+      if (found === undefined) continue;
+      checkSteps(found, service, name, at);
+      for (const [parameter, definition] of Object.entries(found.parameters)) {
+        const given = own(service.parameters, parameter) ?? impliedDatastore(parameter, service);
         if (given !== undefined) checkParameter(given, definition, [...path, 'parameters', parameter]);
         else if (definition.required && definition.default === undefined && purpose === 'failover') {
           // Others (failback: which node?) are started by someone with time to say it; a failover should need one line.
@@ -113,7 +115,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     }
     if (surroundings.runbooks !== undefined) {
       const names = Object.values(service.runbooks);
-      const all = names.flatMap((runbook) => Object.keys(surroundings.runbooks?.get(runbook) ?? {}));
+      const all = names.flatMap((runbook) => Object.keys(surroundings.runbooks?.get(runbook)?.parameters ?? {}));
       const certain = names.every((runbook) => surroundings.runbooks?.get(runbook) !== undefined);
       for (const parameter of certain ? Object.keys(service.parameters) : []) {
         if (!all.includes(parameter)) warning([...path, 'parameters', parameter], `no runbook of this service has this parameter${maybe(parameter, all)}`);
@@ -184,7 +186,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
 
     if (schedule.run === 'readiness') reference('services', 'service', schedule.service, [...path, 'service']);
     if (schedule.run === 'runbook') {
-      const parameters = runbookParameters(schedule.runbook, [...path, 'runbook']);
+      const parameters = runbookNamed(schedule.runbook, [...path, 'runbook'])?.parameters;
       for (const [parameter, definition] of Object.entries(parameters ?? {})) {
         const given = own(schedule.parameters, parameter);
         if (given !== undefined) checkParameter(given, definition, [...path, 'parameters', parameter]);
@@ -222,7 +224,48 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     }
   }
 
-  function runbookParameters(runbook: string, path: DocumentPath): Runbook['parameters'] | undefined {
+  /** What the runbook's steps would be started with for this service: inputs that fit, datastores and nodes that exist. */
+  function checkSteps(runbook: Runbook, service: ServiceConfig, name: string, path: DocumentPath): void {
+    const defaults = Object.entries(runbook.parameters).flatMap(([parameter, definition]) => {
+      const value = own(service.parameters, parameter) ?? definition.default ?? impliedDatastore(parameter, service);
+      return value === undefined ? [] : [[parameter, value] as const];
+    });
+    const parameters = Object.fromEntries(defaults);
+    // What is only given at a start cannot be looked at here; the start looks again.
+    if (Object.entries(runbook.parameters).some(([parameter, definition]) => definition.required && !Object.hasOwn(parameters, parameter))) return;
+    const said = new Set<string>();
+    const once = (level: Issue['level'], message: string, more: Pick<Issue, 'found' | 'allowed'> = {}): void => {
+      if (!said.has(message)) issues.push({ level, path, message, ...more });
+      said.add(message);
+    };
+    for (const mode of MODES) {
+      for (const issue of inputIssues(runbook, { service: name, mode, parameters })) {
+        once('error', `runbook "${runbook.name}", ${pathText(issue.path)}: ${issue.message}`, { found: issue.found, allowed: issue.allowed });
+      }
+      for (const step of runbook.steps.filter((entry) => entry.modes.includes(mode))) {
+        const inputs = knownInputs(step, { service: name, mode, parameters });
+        const datastoreName = inputs['datastore'];
+        if (typeof datastoreName !== 'string' || datastoreName.includes('${')) continue;
+        const where = `runbook "${runbook.name}", step "${step.id}"`;
+        if (!exists('datastores', datastoreName)) once('error', `${where}: there is no datastore of this name${maybe(datastoreName, known('datastores'))}`, { found: shown(datastoreName, path), allowed: known('datastores').join(', ') || 'none' });
+        else if (!service.datastores.includes(datastoreName)) once('warning', `${where}: datastore "${datastoreName}" does not belong to this service`);
+        const nodes = Object.keys(own(config.datastores, datastoreName)?.nodes ?? {});
+        for (const key of ['primary', 'candidate', 'node']) {
+          const node = inputs[key];
+          if (nodes.length > 0 && typeof node === 'string' && !node.includes('${') && !nodes.includes(node)) {
+            once('error', `${where}: datastore "${datastoreName}" has no node of this name${maybe(node, nodes)}`, { found: shown(node, path), allowed: nodes.join(', ') });
+          }
+        }
+      }
+    }
+  }
+
+  /** The one datastore a service has need not be said. */
+  function impliedDatastore(parameter: string, service: ServiceConfig): string | undefined {
+    return parameter === 'datastore' && service.datastores.length === 1 ? service.datastores[0] : undefined;
+  }
+
+  function runbookNamed(runbook: string, path: DocumentPath): Runbook | undefined {
     if (surroundings.runbooks === undefined) return undefined;
     if (!surroundings.runbooks.has(runbook)) {
       const names = [...surroundings.runbooks.keys()].sort();
@@ -235,18 +278,6 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     const problem = parameterProblem(given, definition.type);
     if (problem !== undefined) error(path, problem, { found: shown(given, path), allowed: `${definition.type}: ${definition.description}` });
   }
-}
-
-/** What is wrong with a parameter's value; undefined when it fits its type. */
-export function parameterProblem(given: unknown, type: Runbook['parameters'][string]['type']): string | undefined {
-  const fits = {
-    string: typeof given === 'string',
-    number: typeof given === 'number' && Number.isFinite(given),
-    boolean: typeof given === 'boolean',
-    duration: typeof given === 'string' && parseDurationMs(given) !== undefined,
-    list: Array.isArray(given) && given.every((item) => typeof item === 'string'),
-  }[type];
-  return fits ? undefined : `this parameter is a ${type === 'list' ? 'list of texts' : type}`;
 }
 
 /** Own entries only: a datastore may be called `constructor` by mistake, and must then not be found. */

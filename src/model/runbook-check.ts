@@ -1,9 +1,9 @@
 import { CATALOGUE, stepKind, type StepKind } from './catalogue.ts';
-import { parameterProblem } from './config.ts';
 import { SECRET_REFERENCE_PATTERN } from './config-schema.ts';
 import { findingsOf, inputSchema, nearest, pastedSecrets, shapeIssues, shown, sortFindings, valueAt, withoutTwins, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
 import type { Finding } from './errors.ts';
-import { MODES, referencesIn, runbookSchema, type Runbook } from './runbook-schema.ts';
+import { fillReferences, MODES, referencesIn, runbookSchema, type Mode, type Runbook, type RunbookStep } from './runbook-schema.ts';
+import { parseDurationMs } from './units.ts';
 
 /** A parsed document as a runbook, with every finding. `runbook` only when nothing is wrong. */
 export function runbookOf(document: ParsedDocument, expectedName: string): { runbook: Runbook | undefined; findings: Finding[] } {
@@ -16,12 +16,38 @@ export function runbookOf(document: ParsedDocument, expectedName: string): { run
   return { runbook: wrong || !parsed.success ? undefined : parsed.data, findings: sortFindings(findings) };
 }
 
+/** A step's inputs with service, mode and parameters filled in; what later steps' facts will give stays as it is written. */
+export function knownInputs(step: Pick<RunbookStep, 'with'>, known: { service: string | null; mode: Mode; parameters: Readonly<Record<string, unknown>> }): Record<string, unknown> {
+  const fill = (value: unknown): unknown => {
+    if (typeof value === 'string') return referencesIn(value).some((reference) => reference.startsWith('steps.')) ? value : fillReferences(value, { ...known, steps: {} }).value;
+    if (Array.isArray(value)) return value.map(fill).filter((item) => item !== undefined);
+    if (value !== null && typeof value === 'object') return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fill(item)] as const).filter(([, item]) => item !== undefined));
+    return value;
+  };
+  return fill(step.with) as Record<string, unknown>;
+}
+
+/**
+ * Inputs of the steps of one mode that do not fit their kinds once the parameters are known. Asked before a run begins: an
+ * interpreter that finds it midway can only stop there. The path begins with the step's id.
+ */
+export function inputIssues(runbook: Pick<Runbook, 'steps'>, known: { service: string | null; mode: Mode; parameters: Readonly<Record<string, unknown>> }): Issue[] {
+  return runbook.steps
+    .filter((step) => step.modes.includes(known.mode))
+    .flatMap((step) => {
+      const kind = stepKind(step.uses);
+      const inputs = knownInputs(step, known);
+      return kind === undefined ? [] : shapeIssues(kind.input, inputs).filter((issue) => !holdsReference(inputs, issue.path)).map((issue) => ({ ...issue, path: [step.id, 'with', ...issue.path] }));
+    });
+}
+
 interface RawStep {
   readonly index: number;
   readonly id: string | undefined;
   readonly uses: string | undefined;
   readonly kind: StepKind | undefined;
   readonly modes: readonly string[];
+  readonly after: string | undefined;
   readonly with: unknown;
   readonly timeout: unknown;
   readonly attempts: unknown;
@@ -68,6 +94,10 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
     if (step.uses !== undefined && step.kind === undefined) {
       const near = nearest(step.uses, Object.keys(CATALOGUE));
       error([...path, 'uses'], `there is no step kind of this name${near === undefined ? '' : `; did you mean "${near}"?`}`, { found: shown(step.uses, path), allowed: Object.keys(CATALOGUE).join(', ') });
+    }
+    if (step.after !== undefined) {
+      const earlier = steps.slice(0, step.index).flatMap((other) => other.id ?? []);
+      if (!earlier.includes(step.after)) error([...path, 'after'], `there is no earlier step of this id${maybe(step.after, earlier)}`, { found: shown(step.after, path), allowed: earlier.join(', ') || 'no step comes before this one' });
     }
     checkReferences(step, path);
     if (step.kind !== undefined) checkInputs(step, step.kind, path);
@@ -137,6 +167,10 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
         const [head, id] = reference.split('.');
         const target = head === 'steps' ? steps.findLast((other) => other.index < step.index && other.id === id) : undefined;
         const without = target === undefined ? [] : step.modes.filter((mode) => !target.modes.includes(mode));
+        const parameter = head === 'parameters' && id !== undefined ? valueAt(parameters, [id]) : undefined;
+        if (parameter !== undefined && required.includes(key) && valueAt(parameter, ['required']) !== true && valueAt(parameter, ['default']) === undefined) {
+          error([...base, key], `this input is required, and parameter "${id}" may be absent: make it required or give it a default`, { found: shown(`\${${reference}}`, []) });
+        }
         if (without.length > 0 && required.includes(key)) error([...base, key], `in mode ${without.join(', ')} step "${id}" does not run, and this input is required`, { found: shown(`\${${reference}}`, []) });
       }
     }
@@ -186,6 +220,18 @@ function orderIssuesOf(run: readonly RawStep[]): Issue[] {
   return issues;
 }
 
+/** What is wrong with a parameter's value; undefined when it fits its type. */
+export function parameterProblem(given: unknown, type: Runbook['parameters'][string]['type']): string | undefined {
+  const fits = {
+    string: typeof given === 'string',
+    number: typeof given === 'number' && Number.isFinite(given),
+    boolean: typeof given === 'boolean',
+    duration: typeof given === 'string' && parseDurationMs(given) !== undefined,
+    list: Array.isArray(given) && given.every((item) => typeof item === 'string'),
+  }[type];
+  return fits ? undefined : `this parameter is a ${type === 'list' ? 'list of texts' : type}`;
+}
+
 function rawStep(step: unknown, index: number): RawStep {
   const text = (key: string): string | undefined => {
     const found = valueAt(step, [key]);
@@ -196,7 +242,7 @@ function rawStep(step: unknown, index: number): RawStep {
   return {
     index, id: text('id'), uses, kind: uses === undefined ? undefined : stepKind(uses),
     modes: Array.isArray(modes) ? modes.filter((mode): mode is string => typeof mode === 'string') : MODES,
-    with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
+    after: text('after'), with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
   };
 }
 

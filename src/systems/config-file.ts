@@ -26,7 +26,7 @@ export async function loadConfig(path: string, options: ReadConfigOptions = {}):
 export async function readConfig(path: string, options: ReadConfigOptions = {}): Promise<{ config: Config | undefined; findings: Finding[] }> {
   const document = await readDocument(path, 'configuration');
   const { files } = await readRunbooks(options.runbookDirectory ?? join(dirname(path), 'runbooks'));
-  const runbooks = new Map<string, Runbook['parameters'] | undefined>(files.map(({ name, runbook }) => [name, runbook?.parameters]));
+  const runbooks = new Map<string, Runbook | undefined>(files.map(({ name, runbook }) => [name, runbook]));
   const { config, findings } = configOf(document, files.length > 0 || options.runbookDirectory !== undefined ? { runbooks } : {});
   return { config: config === undefined ? undefined : withAbsolutePaths(config, dirname(resolve(path))), findings: sortFindings(findings) };
 }

@@ -42,19 +42,20 @@ export function createContext(options: { config: Config; configPath: string; run
 
 /** @throws HoldfastError naming the datastores there are. */
 export function datastoreOf(config: Config, name: string): PostgresDatastore {
-  const datastore = config.datastores[name];
+  // Own entries only: every object has a `constructor`.
+  const datastore = Object.hasOwn(config.datastores, name) ? config.datastores[name] : undefined;
   if (datastore === undefined) throw unknownName('datastore', name, Object.keys(config.datastores));
   return datastore;
 }
 
 export function serviceOf(config: Config, name: string): ServiceConfig {
-  const service = config.services[name];
+  const service = Object.hasOwn(config.services, name) ? config.services[name] : undefined;
   if (service === undefined) throw unknownName('service', name, Object.keys(config.services));
   return service;
 }
 
 export function storeOf(config: Config, name: string): Config['stores'][string] {
-  const store = config.stores[name];
+  const store = Object.hasOwn(config.stores, name) ? config.stores[name] : undefined;
   if (store === undefined) throw unknownName('store', name, Object.keys(config.stores));
   return store;
 }

@@ -191,17 +191,36 @@ describe('rules', () => {
       parameters: { datastore: { type: 'string', description: 'which one', required: true }, wait: { type: 'duration', description: 'how long', default: '5s' } },
       steps: [{ id: 'a', title: 't', uses: 'operator.wait', narrative: 'n', with: { duration: '${parameters.wait}' } }],
     });
-    const runbooks = new Map([['move', runbook.parameters]]);
+    const runbooks = new Map([['move', runbook]]);
     const service = (lines: string): string => `${GOOD}${lines}`;
     expect(findings(service('    runbooks: {failover: mvoe}\n'), { runbooks })).toMatchObject([{ path: 'services.orders.runbooks.failover', allowed: 'move', message: 'there is no runbook of this name; did you mean "move"?' }]);
     expect(findings(service('    runbooks: {failover: move}\n    parameters: {datastore: orders-db}\n'), { runbooks })).toEqual([]);
     expect(findings(service('    runbooks: {failover: move}\n    parameters: {datastore: 7, wiat: 5s}\n'), { runbooks }).map(({ level, path }) => `${level} ${path}`)).toEqual([
       'error services.orders.parameters.datastore', 'warning services.orders.parameters.wiat',
     ]);
-    expect(findings(service('    runbooks: {failover: move}\n'), { runbooks })).toMatchObject([{ level: 'warning', path: 'services.orders.runbooks.failover' }]);
+    // The one datastore of a service need not be said; anything else that is required must be known before the night it is needed.
+    expect(findings(service('    runbooks: {failover: move}\n'), { runbooks })).toEqual([]);
+    const asking = new Map([['move', { ...runbook, parameters: { ...runbook.parameters, ticket: { type: 'string' as const, description: 'which ticket', required: true } } }]]);
+    expect(findings(service('    runbooks: {failover: move}\n'), { runbooks: asking })).toMatchObject([{ level: 'warning', path: 'services.orders.runbooks.failover', message: expect.stringContaining('"ticket"') }]);
     expect(findings(service(`${SCHEDULES}  x: {run: runbook, runbook: move, every: 1d, parameters: {wait: soon}}\n`), { runbooks }).map(({ level, path }) => `${level} ${path}`)).toEqual([
       'error schedules.x.parameters', 'error schedules.x.parameters.wait',
     ]);
+  });
+
+  it('looks through the steps with the service\'s own parameters: inputs, datastores, nodes', () => {
+    const runbook = runbookSchema.parse({
+      name: 'move', title: 't', summary: 's',
+      parameters: { datastore: { type: 'string', description: 'which one' }, candidate: { type: 'string', description: 'whom' }, wait: { type: 'string', description: 'how long', default: '5s' } },
+      steps: [
+        { id: 'wait', title: 't', uses: 'operator.wait', narrative: 'n', with: { duration: '${parameters.wait}' } },
+        { id: 'promote', title: 't', uses: 'postgres.promote', narrative: 'n', with: { datastore: '${parameters.datastore}', candidate: '${parameters.candidate}' } },
+      ],
+    });
+    const messages = (parameters: string): string[] => findings(`${GOOD}    runbooks: {failover: move}\n    parameters: ${parameters}\n`, { runbooks: new Map([['move', runbook]]) }).map(({ level, message }) => `${level} ${message}`);
+    expect(messages('{candidate: b}')).toEqual([]);
+    expect(messages('{candidate: bb}')).toEqual(['error runbook "move", step "promote": datastore "orders-db" has no node of this name; did you mean "b"?']);
+    expect(messages('{datastore: orderdb, candidate: b}')).toEqual(['error runbook "move", step "promote": there is no datastore of this name; did you mean "orders-db"?']);
+    expect(messages('{wait: a while}')).toEqual(['error runbook "move", wait.with.duration: it has the wrong form']);
   });
 
   it('asks for a second node where a failover is planned', () => {

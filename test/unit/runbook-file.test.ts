@@ -68,6 +68,7 @@ describe('a runbook', () => {
     ['a reference of no kind', '"${steps.health.primary}"', '"${env.HOME}"', 18, 'steps[1].with.primary', /not known/, /\$\{service\}/],
     ['a reference to what every object has', '"${steps.health.primary}"', '"${steps.health.constructor}"', 18, 'steps[1].with.primary', /no such fact/, undefined],
     ['an open reference', '"${steps.health.primary}"', '"${steps.health.primary"', 18, 'steps[1].with.primary', /not closed/, undefined],
+    ['a step to come after that comes later', '    uses: postgres.awaitReplay\n', '    uses: postgres.awaitReplay\n    after: promote\n', 22, 'steps[2].after', /no earlier step/, /health, read-only/],
     ['a wrong default', 'default: 5s', 'default: [5s]', 6, 'parameters.maxLag.default', /this parameter is a duration/, undefined],
     ['another name than its file', 'name: switch', 'name: swap', 1, 'name', /like its file/, /switch/],
     ['a second point of no return', 'uses: postgres.awaitReplay', 'uses: postgres.promote', 26, 'steps[3].uses', /second point of no return/, undefined],
@@ -82,6 +83,12 @@ describe('a runbook', () => {
   it('refuses a required input that is absent in one mode for certain', () => {
     const found = edited('{datastore: "${parameters.datastore}", lsn: "${steps.read-only.lsn}"}', '{datastore: "${steps.read-only.lsn}"}');
     expect(found).toMatchObject([{ level: 'error', path: 'steps[2].with.datastore', message: 'in mode forced step "read-only" does not run, and this input is required' }]);
+  });
+
+  it('refuses a required input that an optional parameter may leave absent', () => {
+    const found = edited('required: true}', 'required: false}').filter((finding) => finding.level === 'error');
+    expect(found.map((finding) => finding.path)).toEqual(['steps[0].with.datastore', 'steps[1].with.datastore', 'steps[2].with.datastore', 'steps[3].with.datastore']);
+    expect(found[0]!.message).toMatch(/parameter "datastore" may be absent/);
   });
 
   it('reports what is wrong in all steps at once', () => {
