@@ -46,9 +46,10 @@ const FORMATS = ['json', 'pretty'] as const;
 
 /**
  * @param flags read when first needed, since commander fills them while it parses.
- * @param defaults what a command wants when neither flag nor environment says: the worker logs more than a query.
+ * @param defaults what a command wants when neither flag nor environment says: the worker logs more than a query, and
+ * warnings about the configuration are for those who set it up, not for whoever approves at three in the morning.
  */
-export function createConsoleIo(surroundings: Surroundings, flags: () => GlobalFlags, defaults: { logLevel: string }): ConsoleIo {
+export function createConsoleIo(surroundings: Surroundings, flags: () => GlobalFlags, defaults: { logLevel: string; warnings: boolean }): ConsoleIo {
   const { env } = surroundings;
   let exitCode: number = EXIT.ok;
   let resultGiven = false;
@@ -129,7 +130,7 @@ export function createConsoleIo(surroundings: Surroundings, flags: () => GlobalF
       import('../systems/log.ts'),
     ]);
     const { config, warnings } = await loadConfig(configPath, asked === undefined ? {} : { runbookDirectory });
-    for (const warning of warnings) io.note(formatFinding(warning).trim());
+    if (defaults.warnings) for (const warning of warnings) io.note(formatFinding(warning).trim());
     const log = await createLogger({
       level: oneOf('--log-level', given.logLevel ?? env['HOLDFAST_LOG_LEVEL'] ?? defaults.logLevel, LEVELS),
       format: oneOf('--log-format', given.logFormat ?? env['HOLDFAST_LOG_FORMAT'] ?? (surroundings.terminal ? 'pretty' : 'json'), FORMATS),

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { realpathSync } from 'node:fs';
+import { enableCompileCache } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { HoldfastError } from '../model/errors.ts';
@@ -18,7 +19,7 @@ import { EXIT } from './io.ts';
 export async function main(argv: readonly string[], surroundings: Surroundings): Promise<number> {
   const program = createProgram(surroundings);
   const name = commandNameOf(argv);
-  const io = createConsoleIo(surroundings, () => program.opts<GlobalFlags>(), { logLevel: name === 'worker' ? 'info' : 'warn' });
+  const io = createConsoleIo(surroundings, () => program.opts<GlobalFlags>(), { logLevel: name === 'worker' ? 'info' : 'warn', warnings: name !== undefined && WARNS.has(name) });
   try {
     for (const entry of COMMANDS) {
       const command = program.command(entry.name).helpGroup(`${entry.group}:`).summary(entry.summary).description(entry.summary);
@@ -48,6 +49,9 @@ export async function main(argv: readonly string[], surroundings: Surroundings):
     return exitCodeOf(error);
   }
 }
+
+/** Commands that set things up also show the warnings of the configuration. */
+const WARNS: ReadonlySet<string> = new Set(['worker', 'doctor', 'schedules']);
 
 function createProgram(surroundings: Surroundings): Command {
   const program = new Command('holdfast')
@@ -120,6 +124,8 @@ function flushed(stream: NodeJS.WriteStream): Promise<void> {
 }
 
 if (process.argv[1] !== undefined && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  // What commands load on demand is compiled once, not with every call.
+  enableCompileCache();
   // `holdfast audit | head` closes the pipe early: that is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.failed));
   const code = await main(process.argv.slice(2), processSurroundings());

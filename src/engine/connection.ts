@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { Client, Connection, isGrpcServiceError, type ConnectionOptions } from '@temporalio/client';
-import { NativeConnection } from '@temporalio/worker';
+import type { NativeConnection } from '@temporalio/worker';
 import type { Config } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import type { SecretResolver } from '../systems/secrets.ts';
@@ -47,6 +47,8 @@ export async function connectClient(config: Config, secrets: SecretResolver): Pr
 /** The worker's connection. @throws HoldfastError `temporal-unreachable`. */
 export async function connectNative(config: Config, secrets: SecretResolver): Promise<NativeConnection> {
   const options = await connectOptions(config, secrets);
+  // Commands that only ask need not load the native core.
+  const { NativeConnection } = await import('@temporalio/worker');
   try {
     return await NativeConnection.connect(options);
   } catch (error) {

@@ -13,7 +13,7 @@ const LOOK_EVERY_MS = 1000;
 /** Workflow types that answer the query `progress`; the others show what their activities report. */
 const WITH_PROGRESS = new Set(['failover', 'runbook']);
 
-interface Status {
+export interface Status {
   readonly execution: ExecutionSummary;
   readonly progress: Progress | null;
   /** Why there is no progress: usually no worker. */
