@@ -103,7 +103,7 @@ describe('secrets stay where they belong', () => {
       let ended: ProgramExit | undefined;
       while (ended === undefined) {
         for (const line of commandLines().split('\n')) seen.add(line);
-        ended = await Promise.race([backup.exited, new Promise<undefined>((resolve) => setImmediate(resolve))]);
+        ended = await Promise.race([backup.exited, new Promise<undefined>((resolve) => setImmediate(() => resolve(undefined)))]);
       }
       expect(ended).toMatchObject({ code: 0 });
       const lines = [...seen].join('\n');
