@@ -18,60 +18,62 @@ const awsCredentials = z.strictObject({ accessKeyId: secretReference, secretAcce
 const port = z.int().min(1).max(65535);
 
 export const temporalSchema = z.strictObject({
-  address: z.string().default('127.0.0.1:7233'),
-  namespace: z.string().default('default'),
-  taskQueue: z.string().default('holdfast'),
-  apiKey: secretReference.optional(),
+  address: z.string().default('127.0.0.1:7233').meta({ description: 'host:port of the Temporal server. TEMPORAL_ADDRESS and --address come before it.' }),
+  namespace: z.string().default('default').meta({ description: 'Temporal namespace.' }),
+  taskQueue: z.string().default('holdfast').meta({ description: 'Task queue of the workers. Each worker also polls one of its own host, for work bound to files there.' }),
+  apiKey: secretReference.optional().meta({ description: 'API key, e.g. of Temporal Cloud.' }),
   tls: z
-    .strictObject({ serverName: z.string().optional(), ca: z.string().optional(), certificate: z.string().optional(), key: secretReference.optional() })
-    .optional(),
-  /** A 32-byte key in base64: payloads and failure texts are encrypted in history when it is given. */
-  encryptionKey: secretReference.optional(),
+    .strictObject({
+      serverName: z.string().optional().meta({ description: 'Name that the server certificate must carry, when it differs from the address.' }),
+      ca: z.string().optional().meta({ description: 'PEM file of the authority; default: those of the system.' }),
+      certificate: z.string().optional().meta({ description: "PEM file of the worker's own certificate." }),
+      key: secretReference.optional().meta({ description: 'Its private key, PEM.' }),
+    })
+    .optional()
+    .meta({ description: 'Encrypted connection; an empty mapping is enough for a public certificate.' }),
+  encryptionKey: secretReference.optional().meta({ description: 'A 32-byte key in base64: payloads and failure texts are encrypted in history when it is given.' }),
 });
 
 export const awsSchema = z.strictObject({
-  region: z.string().default('us-east-1'),
+  region: z.string().default('us-east-1').meta({ description: 'AWS region.' }),
   endpoint: z.url().optional().meta({ description: 'Endpoint of every AWS API, for an emulator or a private endpoint.' }),
   credentials: awsCredentials.optional().meta({ description: "Static credentials; without them the SDK's own chain is used." }),
 });
 
 const encryptionSchema = z.strictObject({
-  recipients: z.array(z.string().startsWith('age1')).min(1),
-  /** Needed by verify, drill and restore, not by backup. */
-  identity: secretReference.optional(),
-});
+  recipients: z.array(z.string().startsWith('age1')).min(1).meta({ description: 'Public keys (age1...); any one of their identities decrypts.' }),
+  identity: secretReference.optional().meta({ description: 'An age identity. Needed by verify, drill and restore, not by backup.' }),
+}).meta({ description: 'Backups are encrypted with age before they leave the worker.' });
 
 export const storeSchema = z.discriminatedUnion('type', [
   z.strictObject({
     type: z.literal('s3'),
-    bucket: z.string().min(1),
-    prefix: z.string().default(''),
-    region: z.string().optional(),
-    endpoint: z.url().optional(),
-    forcePathStyle: z.boolean().default(false),
-    credentials: awsCredentials.optional(),
-    partSize: sizeBytes.prefault('8MiB'),
-    uploadConcurrency: z.int().min(1).max(16).default(3),
-    objectLock: z.strictObject({ mode: z.enum(['GOVERNANCE', 'COMPLIANCE']), retain: durationMs }).optional(),
+    bucket: z.string().min(1).meta({ description: 'Bucket.' }),
+    prefix: z.string().default('').meta({ description: 'Everything is put below this, as <prefix>/<datastore>/<yyyy>/<mm>/<dd>/...' }),
+    region: z.string().optional().meta({ description: 'Default: aws.region.' }),
+    endpoint: z.url().optional().meta({ description: 'Endpoint of an S3-compatible store; default: Amazon S3.' }),
+    forcePathStyle: z.boolean().default(false).meta({ description: 'The bucket stands in the path instead of the host name; most other stores need it.' }),
+    credentials: awsCredentials.optional().meta({ description: "Static credentials of this store; without them the SDK's own chain is used." }),
+    partSize: sizeBytes.prefault('8MiB').meta({ description: 'Size of an upload part, 5MiB to 5GiB. S3 takes at most 10,000 parts. Memory for one upload is about partSize x uploadConcurrency.' }),
+    uploadConcurrency: z.int().min(1).max(16).default(3).meta({ description: 'Parts on their way at the same time.' }),
+    objectLock: z.strictObject({ mode: z.enum(['GOVERNANCE', 'COMPLIANCE']).meta({ description: 'COMPLIANCE: nobody can shorten it, the account owner included.' }), retain: durationMs.meta({ description: 'How long, from the upload.' }) }).optional().meta({ description: 'Nobody can delete a backup before this has passed. The bucket must have object lock enabled.' }),
     encryption: encryptionSchema.optional(),
   }),
   z.strictObject({
     type: z.literal('folder'),
-    path: z.string().min(1),
-    prefix: z.string().default(''),
+    path: z.string().min(1).meta({ description: 'Folder.' }),
+    prefix: z.string().default('').meta({ description: 'Everything is put below this, as <prefix>/<datastore>/<yyyy>/<mm>/<dd>/...' }),
     encryption: encryptionSchema.optional(),
   }),
 ]);
 
 export const nodeSchema = z.strictObject({
-  host: z.string().min(1),
-  port: port.default(5432),
-  /** Address the application reaches this node by, when it differs from host and port. */
-  applicationHost: z.string().optional(),
-  applicationPort: port.optional(),
-  /** Where the server's files are, on the node; needed to fence from outside and to rebuild. */
-  dataDirectory: z.string().optional(),
-  binDirectory: z.string().optional(),
+  host: z.string().min(1).meta({ description: 'Address by which workers reach the server.' }),
+  port: port.default(5432).meta({ description: 'Its port.' }),
+  applicationHost: z.string().optional().meta({ description: 'Address by which the application reaches this node, when it differs from host.' }),
+  applicationPort: port.optional().meta({ description: 'Its port, when it differs from port.' }),
+  dataDirectory: z.string().optional().meta({ description: "Where the server's files are, on the node; needed to fence from outside and to rebuild." }),
+  binDirectory: z.string().optional().meta({ description: "Folder of the server's programs, on the node." }),
   exec: z
     .array(z.string())
     .optional()
@@ -89,109 +91,120 @@ export const nodeSchema = z.strictObject({
 });
 
 export const retentionSchema = z.strictObject({
-  last: z.int().min(0).optional(),
-  hourly: z.int().min(0).optional(),
-  daily: z.int().min(0).optional(),
-  weekly: z.int().min(0).optional(),
-  monthly: z.int().min(0).optional(),
-  yearly: z.int().min(0).optional(),
-  within: durationMs.optional(),
-  minVerified: z.int().min(1).default(1),
+  last: z.int().min(0).optional().meta({ description: 'Keeps this many of the newest backups.' }),
+  hourly: z.int().min(0).optional().meta({ description: 'Keeps the newest backup of each of the last N hours that have one.' }),
+  daily: z.int().min(0).optional().meta({ description: 'The same for days.' }),
+  weekly: z.int().min(0).optional().meta({ description: 'The same for ISO weeks.' }),
+  monthly: z.int().min(0).optional().meta({ description: 'The same for months.' }),
+  yearly: z.int().min(0).optional().meta({ description: 'The same for years.' }),
+  within: durationMs.optional().meta({ description: 'Keeps everything this much older than the newest good backup, or less.' }),
+  minVerified: z.int().min(1).default(1).meta({ description: 'Never fewer than this that a drill has proved.' }),
   maxDeletions: z.int().min(1).default(20).meta({ description: 'At most this many backups are deleted in one run.' }),
   timezone: z.string().default('UTC').meta({ description: 'Where hours, days, weeks, months and years begin. IANA name.' }),
 });
 
 const selectionSchema = z.strictObject({
-  schemas: z.array(z.string()).default([]),
+  schemas: z.array(z.string()).default([]).meta({ description: 'pg_dump patterns, e.g. public.' }),
   tables: z.array(z.string()).default([]).meta({ description: 'pg_dump patterns, e.g. public.orders or "Mixed"."Case".' }),
 });
 
 export const postgresBackupSchema = z.strictObject({
-  include: selectionSchema.prefault({}),
-  exclude: selectionSchema.extend({ tableData: z.array(z.string()).default([]) }).prefault({}),
-  compressionLevel: z.int().min(1).max(19).default(3),
-  /** Which node is read. A standby spares the primary; its snapshot is a little behind. */
-  from: z.enum(['primary', 'standby']).default('primary'),
-  globals: z.boolean().default(true),
-  timeout: durationMs.prefault('12h'),
-  minimumSize: sizeBytes.prefault('0B'),
+  include: selectionSchema.prefault({}).meta({ description: 'Only these; empty: everything. Recorded in the manifest and honoured by the proof.' }),
+  exclude: selectionSchema.extend({ tableData: z.array(z.string()).default([]).meta({ description: 'Tables whose definition is kept and whose rows are not.' }) }).prefault({}),
+  compressionLevel: z.int().min(1).max(19).default(3).meta({ description: 'zstd level.' }),
+  from: z.enum(['primary', 'standby']).default('primary').meta({ description: 'Which node is read. A standby spares the primary; its snapshot is a little behind.' }),
+  globals: z.boolean().default(true).meta({ description: 'Roles and their grants too.' }),
+  timeout: durationMs.prefault('12h').meta({ description: 'A backup that takes longer is ended and leaves nothing behind.' }),
+  minimumSize: sizeBytes.prefault('0B').meta({ description: 'A smaller dump is refused: it would mean that something is missing.' }),
 });
 
 export const postgresDatastoreSchema = z.strictObject({
   engine: z.literal('postgres'),
-  database: z.string().min(1),
-  store: name.optional(),
+  database: z.string().min(1).meta({ description: 'Database name.' }),
+  store: name.optional().meta({ description: 'Where its backups go: a name under stores.' }),
   admin: z.strictObject({
-    username: z.string().min(1),
-    password: secretReference,
-    sslmode: z.enum(['disable', 'require', 'verify-ca', 'verify-full']).default('disable'),
-    sslrootcert: z.string().optional(),
-  }),
-  nodes: z.record(name, nodeSchema),
+    username: z.string().min(1).meta({ description: 'Role that Holdfast logs in as.' }),
+    password: secretReference.meta({ description: 'Its password.' }),
+    sslmode: z.enum(['disable', 'require', 'verify-ca', 'verify-full']).default('disable').meta({ description: "As libpq's." }),
+    sslrootcert: z.string().optional().meta({ description: 'PEM file of the authority that signed the server certificates.' }),
+  }).meta({ description: 'Who Holdfast is on the database.' }),
+  nodes: z.record(name, nodeSchema).meta({ description: 'Every server of the cluster. Which one is the primary is asked of the servers.' }),
   endpoint: z
     .strictObject({
       secret: z.string().min(1).meta({ description: "Secrets Manager id of the application's connection secret (JSON: host, port, username, password, dbname)." }),
       dns: z
         .strictObject({
-          hostedZoneId: z.string(),
-          name: z.string(),
-          ttlSeconds: z.int().min(0).default(30),
-          type: z.enum(['A', 'CNAME']).default('CNAME'),
+          hostedZoneId: z.string().meta({ description: 'Route 53 hosted zone.' }),
+          name: z.string().meta({ description: 'Record name.' }),
+          ttlSeconds: z.int().min(0).default(30).meta({ description: 'How long resolvers may keep the old answer, in seconds.' }),
+          type: z.enum(['A', 'CNAME']).default('CNAME').meta({ description: 'Record type.' }),
         })
-        .optional(),
+        .optional()
+        .meta({ description: 'DNS record that a failover points to the new primary.' }),
     })
-    .optional(),
+    .optional()
+    .meta({ description: 'How the application finds the primary.' }),
   binDirectory: z.string().optional().meta({ description: "Folder of this worker's own pg_dump, pg_restore, psql." }),
-  backup: postgresBackupSchema.prefault({}),
-  retention: retentionSchema.optional(),
+  backup: postgresBackupSchema.prefault({}).meta({ description: 'What is dumped, and how.' }),
+  retention: retentionSchema.optional().meta({ description: 'Which backups are kept; without it all are.' }),
   drill: z
     .strictObject({
-      backup: z.enum(['newest', 'random']).default('newest'),
-      timeout: durationMs.prefault('6h'),
+      backup: z.enum(['newest', 'random']).default('newest').meta({ description: 'Which backup is restored.' }),
+      timeout: durationMs.prefault('6h').meta({ description: 'A restore that takes longer has failed.' }),
       maxAge: durationMs.prefault('35d').meta({ description: 'An older last drill counts as a failed one.' }),
-      jobs: z.int().min(1).max(32).default(1),
+      jobs: z.int().min(1).max(32).default(1).meta({ description: 'Parallel jobs of the restore.' }),
     })
-    .prefault({}),
+    .prefault({})
+    .meta({ description: 'How restores are rehearsed.' }),
 });
 
 /** Other engines join this union; each is one entry here, one file in activities and one in systems. */
 export const datastoreSchema = z.discriminatedUnion('engine', [postgresDatastoreSchema]);
 
 const sqlCheckSchema = z.strictObject({
-  name: z.string().min(1),
-  datastore: name.optional(),
+  name: z.string().min(1).meta({ description: 'What it shows, in words.' }),
+  datastore: name.optional().meta({ description: 'Which datastore is asked; needed when the service has several.' }),
   sql: z.string().min(1).meta({ description: 'One read-only SELECT that gives one value.' }),
   expect: z
-    .strictObject({ equals: z.union([z.string(), z.number(), z.boolean()]).optional(), atLeast: z.number().optional(), atMost: z.number().optional() })
+    .strictObject({
+      equals: z.union([z.string(), z.number(), z.boolean()]).optional().meta({ description: 'Exactly this.' }),
+      atLeast: z.number().optional().meta({ description: 'This or more.' }),
+      atMost: z.number().optional().meta({ description: 'This or less.' }),
+    })
     .meta({ description: 'What the value must be; without a condition the query must merely give a true value or a row.' })
     .prefault({}),
 });
 
 export const serviceSchema = z.strictObject({
-  description: z.string().optional(),
+  description: z.string().optional().meta({ description: 'What it is, for people.' }),
   objectives: z.strictObject({
-    rto: durationMs,
-    rpo: durationMs,
+    rto: durationMs.meta({ description: 'How long it may take until the service is back.' }),
+    rpo: durationMs.meta({ description: 'How much work, in time, may be lost.' }),
     refusedWrites: durationMs.optional().meta({ description: 'Objective for the window in which writes are refused in a planned failover.' }),
     lostWrites: z.int().min(0).default(0).meta({ description: 'Acknowledged writes that a planned failover may lose.' }),
   }),
-  datastores: z.array(name).min(1),
+  datastores: z.array(name).min(1).meta({ description: 'What it needs: names under datastores.' }),
   runbooks: z.record(name, z.string()).default({}).meta({ description: 'Which runbook serves which purpose: failover, failback, ...' }),
-  parameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])).default({}),
-  checks: z.array(sqlCheckSchema).default([]),
+  parameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])).default({}).meta({ description: "Values for the runbooks' parameters." }),
+  checks: z.array(sqlCheckSchema).default([]).meta({ description: 'Asked of every restore.' }),
   approval: z
-    .strictObject({ planned: z.int().min(0).default(0), forced: z.int().min(0).default(0), expires: durationMs.prefault('30m') })
-    .prefault({}),
+    .strictObject({
+      planned: z.int().min(0).default(0).meta({ description: 'For a planned failover.' }),
+      forced: z.int().min(0).default(0).meta({ description: 'For a forced one.' }),
+      expires: durationMs.prefault('30m').meta({ description: 'Too few approvals by then mean: denied.' }),
+    })
+    .prefault({})
+    .meta({ description: 'How many people, other than the one who asks, must agree before anything changes.' }),
 });
 
 const scheduleFields = {
   cron: z.string().optional().meta({ description: 'Five fields: minute hour day-of-month month day-of-week.' }),
-  every: durationMs.optional(),
-  timezone: z.string().default('UTC'),
-  jitter: durationMs.prefault('0s'),
+  every: durationMs.optional().meta({ description: 'Interval, instead of cron.' }),
+  timezone: z.string().default('UTC').meta({ description: 'Where cron is read. IANA name.' }),
+  jitter: durationMs.prefault('0s').meta({ description: 'Runs begin up to this much later, at random.' }),
   catchUp: durationMs.prefault('10m').meta({ description: 'Missed runs older than this are not made up for.' }),
-  overlap: z.enum(['skip', 'bufferOne', 'cancelOther', 'terminateOther', 'allowAll']).default('skip'),
-  paused: z.boolean().default(false),
+  overlap: z.enum(['skip', 'bufferOne', 'cancelOther', 'terminateOther', 'allowAll']).default('skip').meta({ description: 'What happens when the run before has not ended.' }),
+  paused: z.boolean().default(false).meta({ description: 'It exists and does not run.' }),
 };
 
 export const scheduleSchema = z.discriminatedUnion('run', [
@@ -204,28 +217,28 @@ export const scheduleSchema = z.discriminatedUnion('run', [
 
 export const notifySchema = z.strictObject({
   type: z.literal('slack').meta({ description: 'A Slack-compatible incoming webhook.' }),
-  url: secretReference,
-  on: z.array(z.enum(['success', 'failure', 'attention'])).default(['success', 'failure', 'attention']),
+  url: secretReference.meta({ description: 'Where the URL is found; it is a secret.' }),
+  on: z.array(z.enum(['success', 'failure', 'attention'])).default(['success', 'failure', 'attention']).meta({ description: 'What is told; attention: someone is needed.' }),
 });
 
 export const evidenceSchema = z.strictObject({
-  directory: z.string().default('evidence/dr'),
+  directory: z.string().default('evidence/dr').meta({ description: 'Folder of this host.' }),
   store: name.optional().meta({ description: 'Evidence is copied to this store too, under <prefix>/evidence/.' }),
   signingKey: secretReference.optional().meta({ description: 'Ed25519 private key, PKCS#8 PEM.' }),
 });
 
 export const configSchema = z.strictObject({
-  version: z.literal(1),
-  environment: name.default('production'),
+  version: z.literal(1).meta({ description: 'Version of this format.' }),
+  environment: name.default('production').meta({ description: 'Enters manifests, schedules, search attributes and evidence.' }),
   workDirectory: z.string().optional().meta({ description: 'Where drill targets and sockets live on a worker; default: a folder in the system temp folder.' }),
-  temporal: temporalSchema.prefault({}),
-  aws: awsSchema.prefault({}),
-  stores: z.record(name, storeSchema),
-  datastores: z.record(name, datastoreSchema),
-  services: z.record(name, serviceSchema),
-  schedules: z.record(name, scheduleSchema).default({}),
-  notify: z.record(name, notifySchema).default({}),
-  evidence: evidenceSchema.prefault({}),
+  temporal: temporalSchema.prefault({}).meta({ description: 'Where the engine is.' }),
+  aws: awsSchema.prefault({}).meta({ description: 'AWS APIs for secrets and DNS, and the default of S3 stores.' }),
+  stores: z.record(name, storeSchema).meta({ description: 'Where backups go.' }),
+  datastores: z.record(name, datastoreSchema).meta({ description: 'What is backed up, restored and failed over.' }),
+  services: z.record(name, serviceSchema).meta({ description: 'What the business recovers, with its objectives.' }),
+  schedules: z.record(name, scheduleSchema).default({}).meta({ description: 'What runs by itself; made in Temporal by `holdfast schedules sync`.' }),
+  notify: z.record(name, notifySchema).default({}).meta({ description: 'Who is told.' }),
+  evidence: evidenceSchema.prefault({}).meta({ description: 'Signed records of drills and failovers.' }),
 });
 
 /** The configuration after parsing: defaults filled in, durations in milliseconds, sizes in bytes. */

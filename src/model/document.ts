@@ -1,7 +1,8 @@
 import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseDocument as parseYaml, type Alias, type Document, type ErrorCode, type Node } from 'yaml';
 import { z } from 'zod';
-import { SECRET_REFERENCE_PATTERN } from './config-schema.ts';
+import { NAME_PATTERN, SECRET_REFERENCE_PATTERN } from './config-schema.ts';
 import type { Finding } from './errors.ts';
+import { DURATION_PATTERN, SIZE_PATTERN } from './units.ts';
 
 /**
  * A YAML document and where its parts stand. Parsing never throws: what is wrong comes back as findings, all at once.
@@ -480,10 +481,19 @@ export function allowedText(schema: JsonSchema): string | undefined {
     case 'object':
       return 'a mapping';
     case 'string':
-      return schema.description === undefined ? 'a text' : words(schema.description);
+      return formOf(schema) ?? (schema.description === undefined ? 'a text' : `a text: ${words(schema.description)}`);
     default:
       return schema.description === undefined ? undefined : words(schema.description);
   }
+}
+
+/** The form of a text that has one of the forms used here; a description says what it is for, not how it is written. */
+export function formOf(schema: JsonSchema): string | undefined {
+  if (schema.pattern === SECRET_REFERENCE_PATTERN.source) return 'a secret reference: aws-sm:<id>#<field>, env:<NAME> or file:<path>';
+  if (schema.pattern === DURATION_PATTERN.source) return 'a duration such as 30s, 15m, 1h30m, 7d';
+  if (schema.pattern === SIZE_PATTERN.source) return 'a size such as 8MiB, 100MB, 1GB';
+  if (schema.pattern === NAME_PATTERN.source) return 'lower-case letters, digits and inner hyphens, at most 63';
+  return undefined;
 }
 
 /** A description as part of a sentence. */

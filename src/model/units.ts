@@ -1,5 +1,7 @@
 import { z } from 'zod';
 
+export const DURATION_PATTERN = /^(\d+(\.\d+)?(ms|s|m|h|d|w))+$/;
+export const SIZE_PATTERN = /^\d+(\.\d+)?\s?(B|kB|MB|GB|KiB|MiB|GiB)$/;
 const DURATION_UNITS: Readonly<Record<string, number>> = {
   ms: 1,
   s: 1000,
@@ -20,7 +22,7 @@ const SIZE_UNITS: Readonly<Record<string, number>> = {
 
 /** Milliseconds of `15m`, `1h30m`, `250ms`; undefined when it is no duration. */
 export function parseDurationMs(text: string): number | undefined {
-  if (!/^(\d+(\.\d+)?(ms|s|m|h|d|w))+$/.test(text)) return undefined;
+  if (!DURATION_PATTERN.test(text)) return undefined;
   let total = 0;
   for (const [, number, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|s|m|h|d|w)/g)) {
     total += Number(number) * DURATION_UNITS[unit as string]!;
@@ -65,13 +67,13 @@ function pad(value: number): string {
 /** A duration in a document: text such as `15m`; the value is milliseconds. */
 export const durationMs = z
   .string()
-  .regex(/^(\d+(\.\d+)?(ms|s|m|h|d|w))+$/, 'expected a duration such as 30s, 15m, 1h30m, 7d')
+  .regex(DURATION_PATTERN, 'expected a duration such as 30s, 15m, 1h30m, 7d')
   .meta({ description: 'A duration: digits and a unit, ms, s, m, h, d or w; may be combined (1h30m).' })
   .transform((text) => parseDurationMs(text) ?? 0);
 
 /** A size in a document: text such as `8MiB`; the value is bytes. */
 export const sizeBytes = z
   .string()
-  .regex(/^\d+(\.\d+)?\s?(B|kB|MB|GB|KiB|MiB|GiB)$/, 'expected a size such as 8MiB, 100MB, 1GB')
+  .regex(SIZE_PATTERN, 'expected a size such as 8MiB, 100MB, 1GB')
   .meta({ description: 'A size: digits and a unit, B, kB, MB, GB, KiB, MiB or GiB.' })
   .transform((text) => parseSizeBytes(text) ?? 0);
