@@ -49,10 +49,15 @@ const shared = proxyActivities<Pick<DrillActivities, 'chooseDrillBackup' | 'conc
   cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
   retry: { maximumAttempts: 4, initialInterval: '1 second', maximumInterval: '20 seconds' },
 });
-const telling = proxyActivities<Pick<EvidenceActivities, 'writeEvidence'> & { notify(notice: Notice): Promise<unknown> }>({
-  startToCloseTimeout: '2 minutes',
+const recording = proxyActivities<Pick<EvidenceActivities, 'writeEvidence'>>({
+  startToCloseTimeout: '1 minute',
   scheduleToCloseTimeout: '10 minutes',
-  retry: { maximumAttempts: 4, initialInterval: '1 second' },
+  retry: { maximumAttempts: 5, initialInterval: '1 second' },
+});
+const telling = proxyActivities<{ notify(notice: Notice): Promise<unknown> }>({
+  startToCloseTimeout: '30 seconds',
+  scheduleToCloseTimeout: '2 minutes',
+  retry: { maximumAttempts: 3, initialInterval: '1 second' },
 });
 
 type HostActivities = Pick<DrillActivities, 'startDrillTarget' | 'restoreDrillBackup' | 'proveDrillRestore' | 'runDrillChecks' | 'destroyDrillTarget'>;
@@ -150,7 +155,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
           workflowId, runId, requestedBy: request.requestedBy, reason: request.reason, startedAt: startTime.toISOString(), finishedAt: new Date(Date.now()).toISOString(), planHash: null,
           measurements, timeline: record.timeline(startedAtMs), checks: found.checks, facts: record.facts(subject, found),
         } as const;
-        return (await record.step('evidence', () => telling.writeEvidence(input), (written) => `${written.directory}, ${written.signed ? 'signed' : 'NOT SIGNED'}`)).directory;
+        return (await record.step('evidence', () => recording.writeEvidence(input), (written) => `${written.directory}, ${written.signed ? 'signed' : 'NOT SIGNED'}`)).directory;
       } catch (error) {
         message = `${message}; the evidence could not be written: ${causeText(error)}`;
         return null;
@@ -291,7 +296,7 @@ function createRecord(datastore: string, service: string | null, requestedBy: st
   let plan: Plan = {
     hash: '', kind: 'runbook', runbook: 'restoreDrill', title: `Restore drill of ${datastore}`, service, environment: '', mode: 'planned', parameters: {}, objectives: null,
     approval: { count: 0, expiresMs: 0 }, readOnlyDeadlineMs: 0, datastores: [datastore],
-    steps: STEPS.map(([id, title]) => ({ id, title, uses: `drill.${id}`, with: {}, included: true, applyMs: 0, attempts: 1 })),
+    steps: STEPS.map(([id, title]) => ({ id, title, uses: `drill.${id}`, with: {}, included: true, after: null, applyMs: 0, attempts: 1 })),
   };
   let state: ExecutionState = startExecution(plan, { epoch: 0, requestedBy, dryRun: false });
   setHandler(progressQuery, () => ({ plan, state, startedAtMs: workflowInfo().startTime.getTime(), waitingFor: null }));
