@@ -38,8 +38,8 @@ async function main(settings: WriterSettings): Promise<void> {
   const nowMs = (): number => performance.timeOrigin + performance.now();
 
   async function connect(): Promise<pg.Client> {
-    // Read anew each time: a failover changes it.
-    const answer = await secrets.send(new GetSecretValueCommand({ SecretId: settings.secretId }));
+    // Read anew each time: a failover changes it. The stage is AWS's default, but the emulator without it keeps to the first version.
+    const answer = await secrets.send(new GetSecretValueCommand({ SecretId: settings.secretId, VersionStage: 'AWSCURRENT' }));
     const secret = JSON.parse(answer.SecretString ?? '{}') as ConnectionSecret;
     const client = new pg.Client({
       host: secret.host,
