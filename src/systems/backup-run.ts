@@ -354,7 +354,7 @@ function plainCommands(store: Store, location: string, objects: readonly ObjectE
   return [
     { what: 'Before all else, in the shell: stop when any part of a pipe fails', command: 'set -o pipefail' },
     ...objects.map((object) => ({ what: `Check the stored bytes of ${object.name}: must print ${object.storedSha256}`, command: `${store.plainRead(location + object.name)} | sha256sum` })),
-    ...(globals === undefined ? [] : [{ what: 'Roles, on a server that may have some of them', command: `${read(globals)} | psql --no-psqlrc --set=ON_ERROR_STOP=1 ${connection} --dbname=postgres` }]),
+    ...(globals === undefined ? [] : [{ what: "Roles, on a server that may have some of them; passwords become the source's, also that of the role you connect as if both have it", command: `${read(globals)} | psql --no-psqlrc --set=ON_ERROR_STOP=1 ${connection} --dbname=postgres` }]),
     {
       what: `The database ${database}, which must not exist yet`,
       command: `${read(data)} | pg_restore --exit-on-error --no-tablespaces --create ${connection} --dbname=postgres`,

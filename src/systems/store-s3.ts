@@ -135,11 +135,13 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
         ),
       );
     } catch (error) {
+      // Before the others are stopped: their complaints about that are not the cause.
+      const cause: unknown = options.signal?.aborted === true ? options.signal.reason : (failure?.error ?? error);
       stop.abort();
       body.destroy();
       await Promise.all(running); // A part that lands after the abort would stay for ever.
       await abandon(key, uploadId).catch(() => {}); // What cannot be abandoned now is the reaper's.
-      throw failure?.error ?? error;
+      throw cause;
     }
     const there = await head(key);
     if (there?.bytes !== stored) {

@@ -1,4 +1,7 @@
+import { execFileSync } from 'node:child_process';
+import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { createProcesses, startPostgres } from '../../src/local/stack.ts';
 import { listBackups, openObject, readBack, readManifest, restoreInto } from '../../src/systems/backup-catalogue.ts';
 import { runBackup } from '../../src/systems/backup-run.ts';
 import { withPostgres } from '../../src/systems/postgres.ts';
@@ -8,7 +11,7 @@ import { EVERYTHING } from '../../src/systems/postgres-fingerprint.ts';
 import type { Manifest } from '../../src/model/manifest.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { openStore } from '../../src/systems/store.ts';
-import { suite, testConfig, testDatabase, testDatastore, uniqueName, type TestDatabase } from '../support.ts';
+import { queryOnce, suite, testConfig, testDatabase, testDatastore, testDirectory, uniqueName, type ConfigOverrides, type TestDatabase } from '../support.ts';
 import { FOREIGN_SCHEMA, rolesFor } from './backup-schema.ts';
 
 let database: TestDatabase;
@@ -85,3 +88,160 @@ test('reading a backup back checks every object', async () => {
   for await (const chunk of await openObject(context, 'main', location, globals)) text += String(chunk);
   expect(text).toContain(roles.writer);
 });
+
+test('the plain commands in the manifest restore it on a bare server, without Holdfast', async () => {
+  const processes = createProcesses();
+  try {
+    const bare = await startPostgres({ processes, directory: processes.directory, name: 'bare', settings: { fsync: 'off' } });
+    let password = bare.password;
+    const { s3, postgres } = suite();
+    for (const { what, command } of manifest.commands) {
+      if (what.startsWith('Or into')) await queryOnce(`postgresql://${bare.superuser}:${password}@${bare.host}:${bare.port}/postgres`, 'create database by_hand');
+      const filled = command
+        .replaceAll('<host>', bare.host).replaceAll('<port>', String(bare.port)).replaceAll('<superuser>', bare.superuser).replaceAll('<database>', 'by_hand');
+      expect(filled).not.toMatch(/<[a-z-]+>/);
+      const output = execFileSync('bash', ['-c', `set -o pipefail; ${filled}`], {
+        encoding: 'utf8',
+        env: { ...process.env, PATH: `${postgres.binDirectory}:${process.env['PATH']}`, PGPASSWORD: password, AWS_ACCESS_KEY_ID: s3.accessKeyId, AWS_SECRET_ACCESS_KEY: s3.secretAccessKey },
+      });
+      expect(output).toContain(/must print ([0-9a-f]{64})/.exec(what)?.[1] ?? '');
+      if (what.startsWith('Roles')) password = postgres.password; // As that line says.
+    }
+    for (const name of [database.database, 'by_hand']) {
+      const target = { host: bare.host, port: bare.port, user: bare.superuser, password, database: name, sslmode: 'disable' as const };
+      const found = await withPostgres(target, (client) => fingerprintDatabase([client]));
+      expect(found.tables).toEqual(manifest.fingerprint.tables);
+      expect(found.largeObjects).toEqual(manifest.fingerprint.largeObjects);
+      const expected = new Map(manifest.fingerprint.roles.map((role) => [role.name, role]));
+      for (const name of [roles.reader, roles.writer]) expect(found.roles.find((role) => role.name === name)).toEqual(expected.get(name));
+      const schema = await schemaObjects(target, { binDirectory: postgres.binDirectory });
+      const whole = name === database.database;
+      expect(whole ? schema.objects : withoutDatabase(schema.objects)).toEqual(whole ? manifest.fingerprint.schemaObjects : withoutDatabase(manifest.fingerprint.schemaObjects));
+    }
+  } finally {
+    await processes.end();
+  }
+});
+
+/** One backup with other settings, of the same database. */
+async function another(id: string, datastore: ConfigOverrides, store: ConfigOverrides = {}): Promise<{ of: Context; manifest: Manifest; location: string }> {
+  const of = await testConfig({ datastores: { shop: testDatastore(database, datastore) }, stores: { main: store } });
+  const { location } = await runBackup(of, { datastore: 'shop', id, location: `shop/2026/01/02/030405Z-${id}/`, reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
+  return { of, location, manifest: await readManifest(await openStore(of, 'main'), location) };
+}
+
+test.each([
+  ['only two tables', { include: { tables: ['orders*', '"Weird ""Schema"" é"."Mixed Case $1;"'] } }, ['"Mixed Case $1;"', 'orders_2025', 'orders_rest']],
+  ['a schema left out', { exclude: { schemas: ['"Weird ""Schema"" é"'], tables: ['public.wi?e', 'orders_20*'], tableData: ['cache'] } }, ['bookings', 'cache', 'child', 'dropped', 'no_columns', 'numbers', 'orders_rest', 'parent', 'per_day', 'unpopulated']],
+  ['one schema', { include: { schemas: ['"Weird*'.replace('*', ' ""Schema"" é"')] } }, ['"Mixed Case $1;"']],
+])('a selection is honoured by dump and proof alike: %s', async (name, selection, tables) => {
+  // Extensions come along without the schema they live in, so the target must have it.
+  const { of, manifest, location } = await another('part', { backup: selection });
+  const target = await testDatabase('part');
+  try {
+    expect(manifest.selection.complete).toBe(false);
+    expect(manifest.fingerprint.tables.map((table) => table.name).sort()).toEqual(tables.map((table) => table.replaceAll('"', '')).sort());
+    if ('include' in selection) await target.query(`create schema audit${name === 'only two tables' ? '; create schema "Weird ""Schema"" é"; create type address as (street text, number int); create type mood as enum (\'sad\', \'ok\', \'very "happy"\'); create domain positive as int check (value > 0)' : '; create type address as (street text, number int); create type mood as enum (\'sad\', \'ok\', \'very "happy"\'); create domain positive as int check (value > 0)'}`);
+    await restoreInto(of, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory, globals: false });
+    const found = await withPostgres(target.target, (client) => fingerprintDatabase([client]));
+    // A materialised view is computed anew, here from fewer rows.
+    const stored = (parts: { tables: Manifest['fingerprint']['tables'] }): unknown => parts.tables.filter((table) => table.kind === 'table');
+    expect(stored(found)).toEqual(stored(manifest.fingerprint));
+    expect(found.largeObjects).toEqual(manifest.fingerprint.largeObjects);
+    expect(found.largeObjects.count).toBe('3');
+  } finally {
+    await target.drop();
+    of.close();
+  }
+});
+
+test.each([
+  ['a pattern that matches nothing', { exclude: { tables: ['no_such_table'] } }, 'selection-empty', 'no_such_table'],
+  ['schemas beside tables', { include: { tables: ['wide'], schemas: ['public'] } }, 'selection-ambiguous', 'pg_dump ignores schemas'],
+])('%s is refused', async (_, selection, code, text) => {
+  const error = await another('refused', { backup: selection }).catch((error: unknown) => error);
+  expect(error).toMatchObject({ code, retryable: false });
+  expect((error as Error).message).toContain(text);
+});
+
+test('encrypted with age: restores with the identity, says what is missing without it, and a flipped byte is found', async () => {
+  const identity = await generateX25519Identity();
+  process.env['HOLDFAST_TEST_AGE'] = identity;
+  const encryption = { recipients: [await identityToRecipient(identity)] };
+  const { of, manifest, location } = await another('sealed', {}, { encryption: { ...encryption, identity: 'env:HOLDFAST_TEST_AGE' } });
+  const blind = await testConfig({ datastores: { shop: testDatastore(database) }, stores: { main: { bucket: bucketOf(of), encryption } } });
+  const store = await openStore(of, 'main');
+  const target = await testDatabase('sealed');
+  try {
+    expect(manifest.objects.map((object) => object.name)).toEqual(['data.dump.zst.age', 'globals.sql.zst.age']);
+    expect((await store.getText(`${location}data.dump.zst.age`)).slice(0, 21)).toBe('age-encryption.org/v1');
+    await restoreInto(of, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory });
+    expect((await withPostgres(target.target, (client) => fingerprintDatabase([client]))).tables).toEqual(manifest.fingerprint.tables);
+    await expect(readBack(blind, { storeName: 'main', location, manifest })).rejects.toMatchObject({ code: 'identity-missing' });
+    await flipByte(of, `${location}data.dump.zst.age`);
+    await expect(readBack(of, { storeName: 'main', location, manifest, binDirectory: suite().postgres.binDirectory })).rejects.toMatchObject({ code: 'object-damaged' });
+  } finally {
+    await target.drop();
+    of.close();
+    blind.close();
+  }
+});
+
+test('a flipped byte, a lost byte and a changed manifest are found by verify', async () => {
+  const { of, manifest, location } = await another('flipped', {});
+  const store = await openStore(of, 'main');
+  const verify = (): Promise<unknown> => readBack(of, { storeName: 'main', location, manifest, binDirectory: suite().postgres.binDirectory });
+  try {
+    await verify();
+    await flipByte(of, `${location}data.dump.zst`);
+    await expect(verify()).rejects.toMatchObject({ code: 'object-damaged' });
+    await flipByte(of, `${location}data.dump.zst`);
+    await verify();
+    const globals = await readBytes(of, `${location}globals.sql.zst`);
+    await store.put(`${location}globals.sql.zst`, globals.subarray(0, globals.length - 1));
+    await expect(verify()).rejects.toMatchObject({ code: 'object-damaged' });
+    await store.put(`${location}manifest.json`, (await store.getText(`${location}manifest.json`)).replace('"reason": "test"', '"reason": "tess"'));
+    await expect(readManifest(store, location)).rejects.toMatchObject({ code: 'manifest-changed' });
+    const damaged: string[] = [];
+    expect(await listBackups(store, store.prefix, 'shop', { onDamaged: (where) => damaged.push(where) })).toEqual([]);
+    expect(damaged).toEqual([location]);
+  } finally {
+    of.close();
+  }
+});
+
+test('a backup into a folder store restores too, and an empty database is a backup like any other', async () => {
+  const empty = await testDatabase('empty');
+  const of = await testConfig({ datastores: { void: testDatastore(empty, { store: 'disk' }) }, stores: { disk: { type: 'folder', path: testDirectory('store') } } });
+  const target = await testDatabase('void');
+  try {
+    const { location } = await runBackup(of, { datastore: 'void', id: 'none', location: 'void/2026/01/02/030405Z-none/', reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
+    const store = await openStore(of, 'disk');
+    const manifest = await readManifest(store, location);
+    expect(manifest.fingerprint.tables).toEqual([]);
+    await restoreInto(of, { storeName: 'disk', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory });
+    expect(await listBackups(store, '', 'void')).toHaveLength(1);
+  } finally {
+    await target.drop();
+    await empty.drop();
+    of.close();
+  }
+});
+
+function bucketOf(of: Context): string {
+  const store = of.config.stores['main']!;
+  return store.type === 's3' ? store.bucket : '';
+}
+
+async function readBytes(of: Context, key: string): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of await (await openStore(of, 'main')).get(key)) chunks.push(chunk as Buffer);
+  return Buffer.concat(chunks);
+}
+
+async function flipByte(of: Context, key: string): Promise<void> {
+  const bytes = await readBytes(of, key);
+  const middle = Math.floor(bytes.length / 2);
+  bytes[middle]! ^= 1;
+  await (await openStore(of, 'main')).put(key, bytes);
+}
