@@ -40,10 +40,10 @@ export async function follow<T>(io: Io, client: Client, workflowId: string, runI
     }
     const result = await Promise.race([ended, pause(LOOK_EVERY_MS, undefined, { signal: io.interrupted }).catch(() => undefined)]);
     if (result === undefined) continue;
-    if ('error' in result) throw result.error;
     await show().catch((error: unknown) => {
       if (!(error instanceof HoldfastError)) throw error;
     });
+    if ('error' in result) throw result.error;
     if (last !== undefined) io.note(formatRtoClock(last, Date.now()));
     return { ended: true, result: result.value };
   }

@@ -1,16 +1,17 @@
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
+import { main } from '../../src/cli/main.ts';
 import type { Status } from '../../src/cli/commands/status.ts';
 import { queryProgress } from '../../src/engine/executions.ts';
-import { listExecutions, type AuditRecord, type ExecutionSummary } from '../../src/engine/history.ts';
+import type { AuditRecord, ExecutionSummary } from '../../src/engine/history.ts';
 import { runChild } from '../../src/systems/child.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { findTool } from '../../src/local/tools.ts';
 import { connectTemporal, runningWorker, suite, testConfig, testDirectory, uniqueName } from '../support.ts';
-import { holdfast, secretsOfTest, startHoldfast, type ProgramExit } from './program.ts';
+import { secretsOfTest, startHoldfast, type ProgramExit } from './program.ts';
 
 /** A runbook that waits for a person, runs a command and tells people: enough to be operated, without a database. */
 const RUNBOOK = {
@@ -50,15 +51,27 @@ afterAll(async () => {
   await client?.connection.close();
 });
 
-function run(...args: string[]): Promise<ProgramExit> {
-  return holdfast([...args, '--config', context.configPath, '--runbooks', context.runbookDirectory], { env: secretsOfTest() });
+/** The whole program in this process: a new one a command would cost most of the time of this file. */
+async function run(...args: string[]): Promise<ProgramExit> {
+  let [out, err] = ['', ''];
+  const code = await main([...args, '--config', context.configPath, '--runbooks', context.runbookDirectory], {
+    env: {},
+    cwd: '/',
+    out: (text) => (out += text),
+    err: (text) => (err += text),
+    terminal: false,
+    exit: (code) => {
+      throw new Error(`it wanted to end the process with ${code}`);
+    },
+    onSignal: () => () => {},
+  });
+  return { code, out, err };
 }
 
 async function status(): Promise<Status> {
   return JSON.parse((await run('status', service, '--json')).out) as Status;
 }
 
-/** Asked without a new process, which is what takes long. */
 async function waitingFor(what: RegExp): Promise<void> {
   const answer = async (): Promise<string> => (await queryProgress(client, id)).waitingFor ?? '';
   await expect.poll(answer, { timeout: 30_000 }).toMatch(what);
@@ -130,45 +143,65 @@ describe('operating a failover from the command line', () => {
     const dry = await run('plan', service);
     expect(dry).toMatchObject({ code: 0, out: expect.stringMatching(/checked \(rehearsal, planned[\s\S]*act +rollout\.command/) });
 
-    const { exited } = startHoldfast(['run', 'rehearsal', '--reason', 'try', '--by', 'alice', '--config', context.configPath, '--runbooks', context.runbookDirectory], { env: secretsOfTest() });
-    let workflowId = '';
-    await expect.poll(async () => (workflowId = (await listExecutions(client, { kind: 'runbook', running: true, by: 'alice' }, 10)).find((one) => one.workflowId.startsWith('runbook/rehearsal/'))?.workflowId ?? ''), { timeout: 30_000 }).not.toBe('');
-    await expect.poll(async () => (await queryProgress(client, workflowId)).waitingFor, { timeout: 30_000 }).toContain('approval');
+    const { child, exited } = startHoldfast(['run', 'rehearsal', '--reason', 'try', '--by', 'alice', '--config', context.configPath, '--runbooks', context.runbookDirectory], { env: secretsOfTest() });
+    const said = await new Promise<string>((resolve, reject) => {
+      let text = '';
+      child.stderr!.on('data', (more: string) => {
+        text += more;
+        if (text.includes('waiting for 1 approval(s)')) resolve(text);
+      });
+      child.once('close', () => reject(new Error(`it ended: ${text}`)));
+    });
+    const workflowId = /runbook\/rehearsal\/\S+/.exec(said)![0];
     expect((JSON.parse((await run('status', '--json')).out) as Status[]).map(({ execution }) => execution.workflowId)).toContain(workflowId);
     expect(await run('reject', workflowId, '--reason', 'not today', '--by', 'bob')).toMatchObject({ code: 0 });
     const ended = await exited;
     expect(ended.code).toBe(4);
     expect(ended.out).toMatch(/: denied \(rehearsal/);
-    expect(ended.err).toContain('waiting for 1 approval(s)');
+    expect(ended.err).toMatch(/waiting for 1 approval\(s\)/);
   });
 });
 
-describe("Temporal's own command line", () => {
-  test('starts a failover with plain JSON, is refused the second one, and approves it', async () => {
-    const temporal = findTool('temporal');
-    const { address, taskQueue } = { address: suite().temporal.address, taskQueue: context.config.temporal.taskQueue };
-    const name = uniqueName('payments');
-    const start = (target: string): string[] => [
-      temporal, 'workflow', 'start', '--address', address, '--type', 'failover', '--workflow-id', `failover/${target}`, '--task-queue', taskQueue,
-      '--input', JSON.stringify({ service: target, mode: 'planned', reason: 'disk is dying', requestedBy: 'alice' }),
-    ];
-    expect((await runChild(start(service))).stdout).toContain(`failover/${service}`);
-    const { runId } = await client.workflow.getHandle(id).describe();
-    const again = await runChild([...start(service), '--fail-existing'], { allowFailure: true });
-    expect(again).toMatchObject({ code: 1, stderr: expect.stringMatching(/already (running|started)/i) });
-    // Without that flag it says nothing, but no second one is started either.
-    expect((await runChild(start(service))).stdout).toContain(runId);
-    await waitingFor(/approval/);
-    const approve = await runChild([temporal, 'workflow', 'update', 'execute', '--address', address, '--workflow-id', id, '--name', 'approve', '--input', JSON.stringify({ by: 'bob', reason: 'go' })]);
-    expect(approve.stdout).toContain('approve by bob taken');
-    await expect(client.workflow.getHandle(id).result()).resolves.toMatchObject({ outcome: 'succeeded', service });
-    const query = await runChild([temporal, 'workflow', 'query', '--address', address, '--workflow-id', id, '--name', 'progress']);
-    expect(query.stdout).toContain('"succeeded"');
+/** The commands as they stand in docs/operations.md, for our service, queue and server. */
+function documented(marker: string): string[][] {
+  const text = readFileSync(new URL('../../docs/operations.md', import.meta.url), 'utf8');
+  const block = new RegExp(`<!-- tested: ${marker} -->\n\`\`\`sh\n([\\s\\S]*?)\n\`\`\``).exec(text)?.[1];
+  if (block === undefined) throw new Error(`docs/operations.md has no block "${marker}"`);
+  const ours = block.replaceAll('failover/orders', id).replaceAll('"service":"orders"', `"service":"${service}"`).replaceAll("= 'orders'", `= '${service}'`).replaceAll('--task-queue holdfast', `--task-queue ${context.config.temporal.taskQueue}`);
+  return ours
+    .replaceAll(/ \\\n\s*/g, ' ')
+    .split('\n')
+    .map((line) => [...line.matchAll(/'([^']*)'|"([^"]*)"|(\S+)/g)].map(([, single, double, bare]) => single ?? double ?? bare!));
+}
 
-    // What the service is called is checked by the workflow: a wrong input fails, and says what is allowed.
-    await runChild(start(name));
-    await expect(client.workflow.getHandle(`failover/${name}`).result()).rejects.toMatchObject({ cause: expect.anything() });
-    const shown = await run('audit', `failover/${name}`);
-    expect(shown.out).toMatch(new RegExp(`there is no service named "${name}"`));
+describe("Temporal's own command line, as docs/operations.md says", () => {
+  test('starts a failover with plain JSON, is refused the second one, decides and looks', async () => {
+    const temporal = async (argv: readonly string[], allowFailure = false): Promise<{ code: number | null; stdout: string; stderr: string }> =>
+      runChild([findTool('temporal'), ...argv.slice(1), '--address', suite().temporal.address], { allowFailure });
+    const [start] = documented('start');
+    expect((await temporal(start!)).stdout).toContain(id);
+    const { runId } = await client.workflow.getHandle(id).describe();
+    expect(await temporal(start!, true)).toMatchObject({ code: 1, stderr: expect.stringMatching(/already (running|started)/i) });
+    // Without that flag it says nothing, but no second one is started either.
+    expect((await temporal(start!.filter((word) => word !== '--fail-existing'))).stdout).toContain(runId);
+
+    await waitingFor(/approval/);
+    const [query, approve] = documented('decide');
+    expect((await temporal(query!)).stdout).toContain('approval');
+    expect((await temporal(approve!)).stdout).toContain('approve by bob taken');
+    const [result, show, list] = documented('look');
+    expect((await temporal(result!)).stdout).toMatch(/COMPLETED[\s\S]*succeeded/);
+    expect((await temporal(show!)).stdout).toContain('WorkflowExecutionUpdateAccepted');
+    expect((await temporal(list!)).stdout).toContain(id);
+    const refused = await temporal(approve!, true);
+    expect(refused.code).not.toBe(0);
+  });
+
+  test('a service that does not exist fails at once and says which there are', async () => {
+    const unknown = uniqueName('payments');
+    const [start] = documented('start');
+    await runChild([findTool('temporal'), ...start!.slice(1).map((word) => word.replaceAll(service, unknown)), '--address', suite().temporal.address]);
+    await expect(client.workflow.getHandle(`failover/${unknown}`).result()).rejects.toThrow('Workflow execution failed');
+    expect((await run('audit', `failover/${unknown}`)).out).toMatch(new RegExp(`there is no service named "${unknown}"[\\s\\S]*use one of: ${service}`));
   });
 });

@@ -11,7 +11,7 @@ import { workflowIdOf } from '../workflow-id.ts';
 
 const LOOK_EVERY_MS = 1000;
 /** Workflow types that answer the query `progress`; the others show what their activities report. */
-const WITH_PROGRESS = new Set(['failover', 'runbook']);
+const WITH_PROGRESS = new Set(['failover', 'runbook', 'restoreDrill', 'readiness']);
 
 export interface Status {
   readonly execution: ExecutionSummary;
