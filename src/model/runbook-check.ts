@@ -37,7 +37,7 @@ export function inputIssues(runbook: Pick<Runbook, 'steps'>, known: { service: s
     .flatMap((step) => {
       const kind = stepKind(step.uses);
       const inputs = knownInputs(step, known);
-      return kind === undefined ? [] : shapeIssues(kind.input, inputs).filter((issue) => !holdsReference(inputs, issue.path)).map((issue) => ({ ...issue, path: [step.id, 'with', ...issue.path] }));
+      return kind === undefined ? [] : shapeIssues(kind.input, inputs).filter((issue) => !isOpen(inputs, issue)).map((issue) => ({ ...issue, path: [step.id, 'with', ...issue.path] }));
     });
 }
 
@@ -153,7 +153,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
     // A parameter's default is a real value and is checked; what is known only in a run cannot be.
     const filled = fillDefaults(given, parameters);
     for (const issue of shapeIssues(kind.input, filled)) {
-      if (holdsReference(filled, issue.path)) continue;
+      if (isOpen(filled, issue)) continue;
       issues.push({ ...issue, path: [...base, ...issue.path] });
     }
     const authorization = valueAt(given, ['authorization']);
@@ -273,10 +273,11 @@ function fillDefaults(value: unknown, parameters: Record<string, unknown>): unkn
   return value;
 }
 
-/** The value at the path, or one above it, is a text with a reference: its final form is not known yet. */
-function holdsReference(value: unknown, path: DocumentPath): boolean {
-  return path.some((_, index) => {
-    const found = valueAt(value, path.slice(0, index + 1));
+/** The value in question, or one above it, is a text with a reference: its final form is not known yet. A wrong key is wrong whatever it holds. */
+function isOpen(value: unknown, issue: Issue): boolean {
+  if (issue.atKey === true) return false;
+  return issue.path.some((_, index) => {
+    const found = valueAt(value, issue.path.slice(0, index + 1));
     return typeof found === 'string' && referencesIn(found).length > 0;
   });
 }

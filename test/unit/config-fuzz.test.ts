@@ -1,11 +1,14 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { isMap, isScalar, isSeq, parseDocument as parseYaml, stringify, visit, type Document, type Node, type Pair } from 'yaml';
 import { configOf } from '../../src/model/config.ts';
+import { configSchema } from '../../src/model/config-schema.ts';
 import { parseDocument, valueAt } from '../../src/model/document.ts';
 import type { Finding } from '../../src/model/errors.ts';
+import { configJsonSchema, runbookJsonSchema } from '../../src/model/json-schema.ts';
 import { runbookOf } from '../../src/model/runbook-check.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
@@ -114,6 +117,30 @@ describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }
       expect(flaws(laughs, answer)).toEqual(NONE);
       expect(answer.value).toBeUndefined();
     }), { numRuns: 40 });
+  });
+});
+
+describe('the schemas that editors use', () => {
+  const ajv = new Ajv2020({ strict: true, strictTypes: false, strictRequired: false, formats: { uri: (text: string) => URL.canParse(text) } });
+
+  it('refuse and take what the parser does, up to the rules that no schema can say', () => {
+    const validate = ajv.compile(configJsonSchema());
+    fc.assert(fc.property(fc.array(mutation, { minLength: 1, maxLength: 3 }), (mutations) => {
+      const text = mutate(EXAMPLE, mutations);
+      const { value, findings } = parseDocument('f.yaml', text);
+      // What is no good YAML for us comes to no schema; numbers beyond all bounds are none in JSON.
+      fc.pre(value !== undefined && findings.length === 0 && !/\.(inf|nan)/i.test(text));
+      expect(validate(value)).toBe(configSchema.safeParse(value).success);
+    }), { numRuns: 120 });
+  });
+
+  it('take every runbook that the parser takes', () => {
+    const validate = ajv.compile(runbookJsonSchema());
+    fc.assert(fc.property(fc.array(mutation, { minLength: 1, maxLength: 2 }), (mutations) => {
+      const { value } = parseDocument('f.yaml', mutate(RUNBOOK, mutations));
+      const { runbook } = runbookOf(parseDocument('f.yaml', mutate(RUNBOOK, mutations)), 'database-failover');
+      expect(runbook === undefined || validate(value)).toBe(true);
+    }), { numRuns: 60 });
   });
 });
 

@@ -58,6 +58,7 @@ describe('a runbook', () => {
     ['an unknown kind', 'uses: postgres.promote', 'uses: postgres.promot', 26, 'steps[3].uses', /did you mean "postgres.promote"/, /postgres.promote, /],
     ['a doubled id', 'id: replay', 'id: health', 19, 'steps[2].id', /another step above/, undefined],
     ['an unknown input', 'maxLag: "${par', 'maxlag: "${par', 12, 'steps[0].with.maxlag', /did you mean "maxLag"/, /datastore, primary, candidate/],
+    ['an unknown input that holds a reference', 'primary: "${steps', 'primry: "${steps', 18, 'steps[1].with.primry', /did you mean "primary"/, /datastore, primary/],
     ['a missing input', '{datastore: "${parameters.datastore}", candidate', '{candidate', 28, 'steps[3].with.datastore', /required/, undefined],
     ['an input of a wrong form', 'maxLag: "${parameters.maxLag}"', 'maxLag: 5 s', 12, 'steps[0].with.maxLag', /wrong form/, /30s, 15m/],
     ['an undeclared parameter', 'maxLag: "${parameters.maxLag}"', 'maxLag: "${parameters.maxLa}"', 12, 'steps[0].with.maxLag', /did you mean "maxLag"/, /datastore, maxLag/],
