@@ -39,7 +39,7 @@ export function isTimezone(timezone: string): boolean {
  * - a bad backup (a drill found differences) never does, but `within` keeps it like any other;
  * - a partial backup only fills a bucket that has no complete one, and never takes a place from a complete one;
  * - a backup dated in the future never does: its clock cannot be trusted, so it is kept and said.
- * Kept whatever the policy says: pinned, in use, locked; the newest good, the newest complete, the newest verified and
+ * Kept whatever the policy says: pinned, in use, locked; the newest good, the newest good not in use, the newest complete, the newest verified and
  * `minVerified` verified ones; bad ones newer than every good one, since they may hold data nothing else holds.
  */
 export function planRetention(input: { backups: readonly BackupSummary[]; policy: RetentionPolicy; nowMs: number }): RetentionPlan {
@@ -86,6 +86,9 @@ export function planRetention(input: { backups: readonly BackupSummary[]; policy
 
   keep(good[0], 'newest good');
   if (complete[0] !== good[0]) keep(complete[0], 'newest complete');
+  // What is in use may be on its way to be found bad: until then the next one is not superseded.
+  const settled = complete.find((backup) => !backup.inUse) ?? good.find((backup) => !backup.inUse);
+  if (complete[0]?.inUse === true || good[0]?.inUse === true) keep(settled, 'newest good that is not in use: a drill may find the newer one bad');
   const verified = good.filter((backup) => backup.proof === 'verified');
   keep(verified[0], 'newest verified');
   const preferred = [...verified.filter((backup) => backup.complete), ...verified.filter((backup) => !backup.complete)];
@@ -98,7 +101,7 @@ export function planRetention(input: { backups: readonly BackupSummary[]; policy
   for (const backup of backups) {
     if (backup.pinned) keep(backup, 'pinned');
     if (backup.inUse) keep(backup, 'in use');
-    if (backup.lockedUntilMs !== undefined && !(backup.lockedUntilMs <= nowMs)) keep(backup, `locked until ${momentText(backup.lockedUntilMs)}`);
+    if (backup.lockedUntilMs !== undefined && !(backup.lockedUntilMs <= nowMs)) keep(backup, isMoment(backup.lockedUntilMs) ? `locked until ${momentText(backup.lockedUntilMs)}` : 'locked without an end');
     if (!isMoment(backup.snapshotAtMs)) keep(backup, 'its time cannot be read');
     else if (backup.snapshotAtMs > nowMs) keep(backup, `dated in the future, by ${formatDuration(backup.snapshotAtMs - nowMs)}: check the clocks`);
     else if (backup.proof === 'bad') {

@@ -122,6 +122,20 @@ describe('safety rules', () => {
     expect(reasonsOf(three, 'b5')).toEqual(['verified 2 of at least 3']);
   });
 
+  it('keeps the next good one while the newest is in use, since a drill may find it bad', () => {
+    const backups = series(4).map((entry, index) => (index === 0 ? { ...entry, inUse: true } : entry));
+    const { decisions } = plan(backups, { last: 1 });
+    expect(ids(decisions, 'keep')).toEqual(['b0', 'b1']);
+    // The drill ends badly after the deletions: something good is left.
+    const after = remaining(backups, decisions).map((entry) => (entry.id === 'b0' ? { ...entry, inUse: false, proof: 'bad' as const } : entry));
+    expect(ids(plan(after, { last: 1 }).decisions, 'keep')).toEqual(['b0', 'b1']);
+  });
+
+  it('a lock without an end is kept and said', () => {
+    const { decisions } = plan([backup('new', NOW_MS), backup('held', NOW_MS - DAY_MS, { lockedUntilMs: Infinity })], { last: 1 });
+    expect(reasonsOf(decisions, 'held')).toEqual(['locked without an end']);
+  });
+
   it('a bad backup fills no place of a good one', () => {
     const backups = [backup('today', '2026-11-21T01:00:00Z'), backup('bad', '2026-11-20T09:00:00Z', { proof: 'bad' }), backup('good', '2026-11-20T01:00:00Z')];
     const { decisions } = plan(backups, { daily: 2 });
@@ -236,6 +250,17 @@ describe('properties', () => {
         const before = verified(backups);
         expect(newest(verified(left))).toBe(newest(before));
         expect(verified(left).length).toBeGreaterThanOrEqual(Math.min(rules.minVerified, before.length));
+      }),
+      RUNS,
+    );
+  });
+
+  it('leaves a good one even if everything in use is found bad afterwards', () => {
+    fc.assert(
+      fc.property(arbitraryBackups, arbitraryPolicy, (backups, rules) => {
+        const sure = (list: readonly BackupSummary[]): BackupSummary[] => list.filter((entry) => entry.proof !== 'bad' && !entry.inUse && entry.snapshotAtMs <= NOW_MS);
+        const left = remaining(backups, planRetention({ backups, policy: rules, nowMs: NOW_MS }).decisions);
+        expect(sure(left).length > 0).toBe(sure(backups).length > 0);
       }),
       RUNS,
     );
