@@ -1,4 +1,6 @@
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { hostname } from 'node:os';
 import { Client, Connection, isGrpcServiceError, type ConnectionOptions } from '@temporalio/client';
 import type { NativeConnection } from '@temporalio/worker';
@@ -14,6 +16,7 @@ interface ConnectOptions {
 }
 
 const CONNECT_TIMEOUT_MS = 5000;
+const DEFAULT_PORT = 7233;
 /** gRPC status codes. */
 const NOT_FOUND = 5;
 const UNAUTHENTICATED = 16;
@@ -28,6 +31,7 @@ export async function connectClient(config: Config, secrets: SecretResolver): Pr
   const dataConverter = await dataConverterOf(config, secrets);
   let connection: Connection;
   try {
+    await probe(config.temporal.address);
     connection = await Connection.connect({ ...options, connectTimeout: CONNECT_TIMEOUT_MS });
   } catch (error) {
     throw unreachable(config, error);
@@ -50,6 +54,7 @@ export async function connectNative(config: Config, secrets: SecretResolver): Pr
   // Commands that only ask need not load the native core.
   const { NativeConnection } = await import('@temporalio/worker');
   try {
+    await probe(config.temporal.address);
     return await NativeConnection.connect(options);
   } catch (error) {
     throw unreachable(config, error);
@@ -59,6 +64,19 @@ export async function connectNative(config: Config, secrets: SecretResolver): Pr
 /** Shown in histories as who did it. */
 export function identity(): string {
   return `holdfast-${process.pid}@${hostname()}`;
+}
+
+/** gRPC tries until its deadline and then says only that it failed; a refused connection or an unknown name is known at once. */
+async function probe(address: string): Promise<void> {
+  const match = /^(?:\[([^\]]+)\]|([^:/]+))(?::(\d+))?$/.exec(address);
+  // Through a proxy, or for a gRPC name such as dns:///..., only gRPC itself can tell.
+  if (match === null || ['grpc_proxy', 'https_proxy', 'http_proxy'].some((name) => process.env[name])) return;
+  const socket = connect({ host: match[1] ?? match[2]!, port: Number(match[3] ?? DEFAULT_PORT) });
+  try {
+    await once(socket, 'connect', { signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) });
+  } finally {
+    socket.destroy();
+  }
 }
 
 async function connectOptions(config: Config, secrets: SecretResolver): Promise<ConnectOptions> {

@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import type { Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
-import { main } from '../../src/cli/main.ts';
 import type { Status } from '../../src/cli/commands/status.ts';
 import { queryProgress } from '../../src/engine/executions.ts';
 import type { AuditRecord, ExecutionSummary } from '../../src/engine/history.ts';
@@ -11,7 +10,7 @@ import { runChild } from '../../src/systems/child.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { findTool } from '../../src/local/tools.ts';
 import { connectTemporal, runningWorker, suite, testConfig, testDirectory, uniqueName } from '../support.ts';
-import { secretsOfTest, startHoldfast, type ProgramExit } from './program.ts';
+import { runHere, secretsOfTest, startHoldfast, type ProgramExit } from './program.ts';
 
 /** A runbook that waits for a person, runs a command and tells people: enough to be operated, without a database. */
 const RUNBOOK = {
@@ -51,21 +50,8 @@ afterAll(async () => {
   await client?.connection.close();
 });
 
-/** The whole program in this process: a new one a command would cost most of the time of this file. */
-async function run(...args: string[]): Promise<ProgramExit> {
-  let [out, err] = ['', ''];
-  const code = await main([...args, '--config', context.configPath, '--runbooks', context.runbookDirectory], {
-    env: {},
-    cwd: '/',
-    out: (text) => (out += text),
-    err: (text) => (err += text),
-    terminal: false,
-    exit: (code) => {
-      throw new Error(`it wanted to end the process with ${code}`);
-    },
-    onSignal: () => () => {},
-  });
-  return { code, out, err };
+function run(...args: string[]): Promise<ProgramExit> {
+  return runHere([...args, '--config', context.configPath, '--runbooks', context.runbookDirectory]);
 }
 
 async function status(): Promise<Status> {

@@ -1,5 +1,6 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { main } from '../../src/cli/main.ts';
 
 export const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
@@ -34,4 +35,21 @@ export function holdfast(args: readonly string[], options: ProgramOptions = {}):
 /** What `testConfig` put into the environment: the secrets its references name. */
 export function secretsOfTest(): Record<string, string> {
   return Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('HOLDFAST_TEST_'))) as Record<string, string>;
+}
+
+/** The whole program in this process: a process a command would cost most of a test's time. */
+export async function runHere(args: readonly string[]): Promise<ProgramExit> {
+  let [out, err] = ['', ''];
+  const code = await main(args, {
+    env: {},
+    cwd: '/',
+    out: (text) => (out += text),
+    err: (text) => (err += text),
+    terminal: false,
+    exit: (code) => {
+      throw new Error(`it wanted to end the process with ${code}`);
+    },
+    onSignal: () => () => {},
+  });
+  return { code, out, err };
 }
