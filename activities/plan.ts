@@ -3,6 +3,8 @@ import type { ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
 import { HoldfastError } from '../src/model/errors.ts';
 import type { Plan, PlannedStep } from '../src/model/execution.ts';
+import { pathText } from '../src/model/document.ts';
+import { inputIssues } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
 import { parseDurationMs } from '../src/model/units.ts';
 import { serviceOf, unknownName, type Context } from '../src/systems/context.ts';
@@ -38,6 +40,10 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
   const runbookName = request.type === 'runbook' ? request.runbook! : runbookFor(service!, request.service!, request.purpose ?? 'failover');
   const { runbook } = await loadRunbook(context.runbookDirectory, runbookName);
   const parameters = resolveParameters(context, runbook, service, request.parameters);
+  const misfits = inputIssues(runbook, { service: request.service, mode: request.mode, parameters });
+  if (misfits.length > 0) {
+    throw new HoldfastError('parameters', misfits.map(({ path, message, found, allowed }) => `${pathText(path)}: ${message}; found ${found ?? 'nothing'}; allowed: ${allowed ?? 'see the step kind'}`).join('\n'), { next: 'correct the parameters and start again' });
+  }
   const steps = runbook.steps.map((step): PlannedStep => {
     const kind = stepKind(step.uses);
     if (kind === undefined) throw new HoldfastError('unknown-step-kind', `step ${step.id} uses "${step.uses}", which is no step kind`, { next: 'run `holdfast validate`' });
@@ -47,6 +53,7 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
       uses: step.uses,
       with: step.with as Record<string, Json>,
       included: step.modes.includes(request.mode),
+      ...(step.after === undefined ? {} : { after: step.after }),
       applyMs: step.timeout ?? kind.applyMs,
       attempts: step.attempts ?? kind.attempts,
     };

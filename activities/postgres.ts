@@ -10,6 +10,9 @@ import { hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nod
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
+/** A guard has 30 s; a larger allowed lag is only looked for so long. */
+const MAX_LAG_WAIT_MS = 15_000;
+
 interface Roles {
   readonly primary: string;
   readonly candidate: string | null;
@@ -53,13 +56,25 @@ function candidateChecks(candidate: NodeStatus | undefined, name: string | null)
   ];
 }
 
-async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus): Promise<{ lagMs: number | null; lagBytes: number | null }> {
-  const position = await withNode(step.context, datastore, primary, async (client) => ((await client.query('select pg_current_wal_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn);
+/**
+ * Lag as time: how long the standby takes from now to replay what the primary has written by now. Measured, so that an idle
+ * primary does not look like a lagging standby. null when it does not get there within `limitMs`.
+ */
+async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus, limitMs: number): Promise<{ lagMs: number | null; lagBytes: number | null }> {
+  const started = step.nowMs();
+  const goal = await withNode(step.context, datastore, primary, async (client) => ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn);
   if (candidate.replayedLsn === null) return { lagMs: null, lagBytes: null };
-  // Looked at again after the primary's position was read: never shows less than there is.
-  const again = await nodeStatus(step.context, datastore, candidate.node);
-  const bytes = Number(lsnDifference(again.replayedLsn ?? candidate.replayedLsn, position));
-  return { lagBytes: Math.max(0, bytes), lagMs: bytes <= 0 ? 0 : (again.replayAgeMs ?? candidate.replayAgeMs) };
+  const lagBytes = Math.max(0, Number(lsnDifference(candidate.replayedLsn, goal)));
+  if (lagBytes === 0) return { lagMs: 0, lagBytes: 0 };
+  if (candidate.replayPaused === true || candidate.receiverStatus !== 'streaming') return { lagMs: null, lagBytes };
+  return withNode(step.context, datastore, candidate.node, async (client) => {
+    for (;;) {
+      const { replayed } = (await client.query('select pg_last_wal_replay_lsn()::text as replayed')).rows[0] as { replayed: string };
+      if (lsnDifference(replayed, goal) <= 0n) return { lagMs: step.nowMs() - started, lagBytes };
+      if (step.nowMs() - started > limitMs) return { lagMs: null, lagBytes };
+      await pause(5, step.signal);
+    }
+  });
 }
 
 const health: StepDefinition = {
@@ -87,9 +102,9 @@ const health: StepDefinition = {
         );
         const sync = candidateStatus.synchronousStandbyNames.trim();
         checks.push(check('commits will not hang', sync === '' || Object.keys(datastore.nodes).length > 2, 'synchronous_standby_names empty, or further standbys', sync === '' ? 'empty' : sync, `with no standby left, commits on ${candidate} would wait for ever`));
-        const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus);
         const maxLag = step.input['maxLag'] as number;
-        checks.push(check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? 'unknown' : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'));
+        const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus, Math.min(maxLag, MAX_LAG_WAIT_MS));
+        checks.push(check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? `more (${formatBytes(lagBytes ?? 0)} behind)` : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'));
       }
       return guarded(checks);
     }
@@ -105,7 +120,7 @@ const health: StepDefinition = {
     if (candidate === null) throw new HoldfastError('candidate-missing', 'no candidate is left', { retryable: false });
     const candidateStatus = statuses.get(candidate)!;
     const planned = step.call.mode === 'planned';
-    const lag = planned ? await lagOf(step, datastore, primary, candidateStatus) : { lagMs: null, lagBytes: null };
+    const lag = planned ? await lagOf(step, datastore, primary, candidateStatus, MAX_LAG_WAIT_MS) : { lagMs: null, lagBytes: null };
     const down = planned ? [] : (await downFacts(step, datastore, primary, candidateStatus)).down;
     return {
       checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
@@ -267,6 +282,11 @@ const fence: StepDefinition = {
           methods.push('pg_hba.conf and standby.signal by SQL');
         } finally {
           await client.end().catch(() => {});
+        }
+        if (hasHostAccess(node)) {
+          // Running, it would still take a write from the recovery administrator, and go on making WAL of its own.
+          await stopOnHost(node, 'fast', step.signal);
+          methods.push('server stopped on its host');
         }
       } catch (error) {
         problems.push(messageOf(error));
@@ -438,7 +458,7 @@ const verifyLag: StepDefinition = {
       const streaming = standbys.filter((status) => status.receiverStatus === 'streaming' && status.receiverPort === primaryNode.port);
       const checks = await Promise.all(
         standbys.map(async (status) => {
-          const { lagMs } = await lagOf(step, datastore, primary, status);
+          const { lagMs } = await lagOf(step, datastore, primary, status, Math.min(maxLag, MAX_LAG_WAIT_MS));
           const ok = streaming.includes(status) && lagMs !== null && lagMs <= maxLag;
           return check(`${status.node} streams`, ok, `from ${primary}, lag at most ${formatDuration(maxLag)}`, `${status.receiverStatus} from ${status.receiverHost}:${status.receiverPort}, lag ${lagMs === null ? 'unknown' : formatDuration(lagMs)}`, 'rebuild it with runbook database-failback');
         }),

@@ -30,6 +30,8 @@ export interface PlannedStep {
   readonly with: Readonly<Record<string, Json>>;
   /** false: this mode leaves it out. */
   readonly included: boolean;
+  /** Its guards can only hold once this step is done; without it they are asked before the first change. */
+  readonly after?: string | null;
   readonly applyMs: number;
   readonly attempts: number;
 }
@@ -244,7 +246,10 @@ export function nextAction(plan: Plan, state: ExecutionState): Action {
   }
   if (state.paused && step.status === 'pending') return { type: 'park', step: null, why: 'paused by an operator', deadlineMs: deadMan(plan, state, index) };
   if (kind.runsIn === 'workflow') {
-    const input = kind.input.parse(stepInput(plan, state, index).value) as Readonly<Record<string, unknown>>;
+    const parsed = kind.input.safeParse(stepInput(plan, state, index).value);
+    // Plans are checked when they are made, but not what a fact turns out to be. Throwing here would stop the workflow for good.
+    if (!parsed.success) return { type: 'park', step: index, why: `step ${step.id}: its inputs do not fit: ${parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')}`, deadlineMs: deadMan(plan, state, index) };
+    const input = parsed.data as Readonly<Record<string, unknown>>;
     if (planned.uses === 'operator.wait') return { type: 'wait', step: index, durationMs: Number(input['duration']) };
     const needed = typeof input['count'] === 'number' ? input['count'] : plan.approval.count;
     const expiresMs = typeof input['expires'] === 'number' ? input['expires'] : plan.approval.expiresMs;
@@ -274,8 +279,12 @@ function preflightCalls(plan: Plan, state: ExecutionState, from: number): { step
   const calls: { step: number; phase: 'inspect' | 'guard' }[] = [];
   for (let index = from; index < plan.steps.length; index += 1) {
     if (!plan.steps[index]!.included || state.steps[index]!.status !== 'pending') continue;
-    const kind = kindOf(plan.steps[index]!.uses);
-    for (const phase of ['inspect', 'guard'] as const) if (kind.phases.includes(phase)) calls.push({ step: index, phase });
+    const { uses, after } = plan.steps[index]!;
+    if (after != null && state.steps.some((step) => step.id === after && step.status !== 'done')) continue;
+    const kind = kindOf(uses);
+    if (kind.phases.includes('guard')) calls.push({ step: index, phase: 'guard' });
+    // A guard bears inputs that only come up later; to inspect, all must be known.
+    if (kind.phases.includes('inspect') && stepInput(plan, state, index).missing.length === 0) calls.push({ step: index, phase: 'inspect' });
   }
   return calls;
 }

@@ -21,6 +21,7 @@ export const runbookStepSchema = z.strictObject({
   uses: z.string().min(1).meta({ description: 'Step kind; docs/reference/step-kinds.md lists them.' }),
   narrative: z.string().min(1).meta({ description: 'What this does and how to do it by hand when everything else is down.' }),
   modes: z.array(z.enum(MODES)).min(1).default([...MODES]),
+  after: name.optional().meta({ description: 'Id of an earlier step without which the guards of this one cannot hold: they are not asked before it is done.' }),
   with: z
     .record(z.string(), z.unknown())
     .default({})

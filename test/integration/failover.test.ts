@@ -162,7 +162,7 @@ describe('planned failover under a live writer', () => {
     const windows: number[] = [];
     let primary: 'a' | 'b' = 'a';
     for (let round = 1; round <= SWITCHES; round += 1) {
-      const next = primary === 'a' ? 'b' : 'a';
+      const next: 'a' | 'b' = primary === 'a' ? 'b' : 'a';
       const result = await run(round === 1 ? {} : { purpose: 'failback', parameters: { node: next } });
       expect(result.outcome).toBe('succeeded');
       expect(await pair.pointsTo()).toBe(next);
@@ -187,7 +187,7 @@ describe('forced failover', () => {
     const old = await pair.pointsTo();
     const next = old === 'a' ? 'b' : 'a';
     // After the rounds above the other node is fenced: make it a standby again without switching.
-    await client.workflow.execute('runbook', { taskQueue, workflowId: `runbook/${workflowId}`, args: [{ runbook: 'database-rebuild', service: pair.service, parameters: { node: next } }] });
+    await client.workflow.execute('runbook', { taskQueue, workflowId: `runbook/${workflowId}`, args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node: next } }] });
     const writer = new ApplicationWriter(pair, 10_000_000);
     while (writer.acknowledged.length < 200) await new Promise((resolve) => { setTimeout(resolve, 5); });
     await pair.servers[old].kill();
@@ -195,7 +195,9 @@ describe('forced failover', () => {
     const { stdout } = await promisify(execFile)(findTool('temporal'), [
       'workflow', 'execute', '--address', pair.context.config.temporal.address, '--type', 'failover', '--workflow-id', workflowId, '--task-queue', taskQueue,
       '--input', JSON.stringify(input({ mode: 'forced', reason: 'the primary was killed' })), '--output', 'json',
-    ]);
+    ]).catch(async (error: unknown) => {
+      throw new Error(`${String(error)}: ${JSON.stringify(await client.workflow.getHandle(workflowId).result().catch((cause: WorkflowFailedError) => String(cause.cause)))}`);
+    });
     const answer = JSON.parse(stdout) as { result: ExecutionResult };
     const result = answer.result;
     expect(result.outcome).toBe('succeeded');
