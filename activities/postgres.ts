@@ -143,9 +143,11 @@ async function downFacts(step: StepRun, datastore: PostgresDatastore, primary: s
   }
   if (last?.reachable === true) alive.push(`${primary} answers to the worker${last.inRecovery === true ? ' (in recovery)' : ''}`);
   else down.push(`no connection to ${primary} from the worker in ${attempts} attempts (${last?.error?.split('\n')[0] ?? 'no answer'})`);
-  if (candidate?.reachable === true) {
-    if (candidate.receiverStatus === 'streaming') alive.push(`${candidate.node} still streams from ${primary}`);
-    else down.push(`${candidate.node} has lost its WAL stream`);
+  // Looked at again, after the attempts: a standby needs a moment to notice that its stream ended.
+  const now = candidate === undefined ? undefined : await nodeStatus(step.context, datastore, candidate.node);
+  if (now?.reachable === true) {
+    if (now.receiverStatus === 'streaming') alive.push(`${now.node} still streams from ${primary}`);
+    else down.push(`${now.node} has lost its WAL stream`);
   }
   const node = datastore.nodes[primary]!;
   if (hasHostAccess(node)) {

@@ -10,7 +10,7 @@ import type { ReadinessResult } from '../../workflows/readiness.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory } from '../support.ts';
 
-const SWITCHES = 20;
+const SWITCHES = Number(process.env['HOLDFAST_TEST_SWITCHES'] ?? 20);
 
 let processes: Processes;
 let pair: DatabasePair;
