@@ -8,7 +8,7 @@ import { formatBytes } from '../src/model/units.ts';
 import { listBackups, readManifest, removeMark, restoreInto, storeNameOf, writeMark } from '../src/systems/backup-catalogue.ts';
 import { datastoreOf, serviceOf, type Context } from '../src/systems/context.ts';
 import { createDrillTarget, destroyDrillTarget, drillName, openDrillTarget, type DrillTarget } from '../src/systems/drill-target.ts';
-import { withPostgres } from '../src/systems/postgres.ts';
+import { quoteIdentifier, withPostgres } from '../src/systems/postgres.ts';
 import { fingerprintTarget, runSqlChecks } from '../src/systems/proof-postgres.ts';
 import { openStore } from '../src/systems/store.ts';
 import { withActivityFailures } from './failure.ts';
@@ -145,6 +145,7 @@ export function createDrillActivities(context: Context) {
         await refuseUsed(target, manifest);
         const startedAtMs = Date.now();
         try {
+          await prepareRoles(target, manifest);
           const done = await restoreInto(context, {
             storeName: call.storeName,
             location: call.location,
@@ -237,6 +238,17 @@ async function refuseUsed(target: DrillTarget, manifest: Manifest): Promise<void
   if (others.length > 0) {
     throw new HoldfastError('drill-target-gone', `drill target ${target.name} already holds ${others.join(', ')}: an earlier attempt was cut off`, { next: 'the drill starts over with a new target' });
   }
+}
+
+/**
+ * A backup without globals leaves its roles to whoever restores it: here they are made empty, so that owners and grants can be
+ * restored and compared all the same. The proof says that roles themselves were not.
+ */
+export async function prepareRoles(target: DrillTarget, manifest: Manifest): Promise<void> {
+  if (manifest.objects.some((object) => object.role === 'globals')) return;
+  await withPostgres({ ...target.connection, database: 'template1' }, async (client) => {
+    for (const { name } of manifest.fingerprint.roles) await client.query(`create role ${quoteIdentifier(name)}`);
+  });
 }
 
 const BACKUP_FAULTS = new Set(['object-damaged', 'object-missing', 'manifest-changed', 'manifest-invalid']);

@@ -4,6 +4,7 @@ import type { Context } from '../systems/context.ts';
 import type { Logger } from '../systems/log.ts';
 import { bundleWorkflows, type WorkflowBundle } from './bundle.ts';
 import { connectClient, connectNative, identity } from './connection.ts';
+import { sweepEndedDrills } from './drill-sweep.ts';
 import { dataConverterOf } from './payload-encryption.ts';
 import { registerSearchAttributes } from './search-attributes.ts';
 
@@ -137,6 +138,7 @@ export async function runWorker(context: Context, options: WorkerOptions = {}): 
   try {
     const added = await registerSearchAttributes(client);
     if (added.length > 0) log.info({ added }, 'search attributes registered');
+    await sweepEndedDrills(context, client);
   } finally {
     await client.connection.close();
   }

@@ -344,7 +344,15 @@ test('a worker that starts removes what drills that ended have left, and leaves 
   expect(await sweepDrillTargets(fixture.context, async (workflowId) => workflowId === 'drill/running')).toEqual([ended.name]);
   expect(await openDrillTarget(fixture.context, running.name)).toMatchObject({ name: running.name });
   await expect(openDrillTarget(fixture.context, ended.name)).rejects.toThrow('does not run any more');
-  expect(await sweepDrillTargets(fixture.context, async () => false)).toEqual([running.name]);
+  // The worker as people start it asks Temporal, which knows neither.
+  const worker = spawn(process.execPath, [MAIN, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
+  const workerEnded = new Promise((resolve) => worker.once('exit', resolve));
+  try {
+    await expect.poll(() => existsSync(running.directory), { timeout: 60_000 }).toBe(false);
+  } finally {
+    worker.kill('SIGTERM');
+    await workerEnded;
+  }
   expectNoTargets();
 });
 
