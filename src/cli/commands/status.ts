@@ -108,9 +108,18 @@ function formatOne(status: Status): string {
   return lines.join('\n');
 }
 
+const REPORT_WIDTH = 120;
+
 function formatHeartbeat(progress: unknown): string {
-  if (typeof progress !== 'object' || progress === null) return progress === null || progress === undefined ? '' : ` ${JSON.stringify(progress)}`;
-  return ` ${Object.entries(progress)
-    .map(([key, value]) => (typeof value === 'number' && key.endsWith('Bytes') ? `${key.slice(0, -5)} ${formatBytes(value)}` : typeof value === 'number' && key.endsWith('Ms') ? `${key.slice(0, -2)} ${formatDuration(value)}` : `${key} ${String(value)}`))
-    .join(', ')}`;
+  if (progress === null || progress === undefined) return '';
+  const text = typeof progress === 'object' ? Object.entries(progress).map(([key, value]) => formatReport(key, value)).join(', ') : String(progress);
+  return ` ${text.length > REPORT_WIDTH ? `${text.slice(0, REPORT_WIDTH - 1)}…` : text}`;
+}
+
+/** By the unit in its name; a moment is told from a duration by its size. */
+function formatReport(key: string, value: unknown): string {
+  if (typeof value !== 'number') return `${key} ${String(value)}`;
+  if (key.endsWith('Bytes')) return `${key.slice(0, -'Bytes'.length)} ${formatBytes(value)}`;
+  if (key.endsWith('Ms')) return `${key.slice(0, -'Ms'.length)} ${value > 1e12 ? new Date(value).toISOString() : formatDuration(value)}`;
+  return `${key} ${value}`;
 }
