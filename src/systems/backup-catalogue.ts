@@ -1,10 +1,14 @@
 import { createHash } from 'node:crypto';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { pipeline, Readable } from 'node:stream';
 import type { ReadableStream } from 'node:stream/web';
 import { createZstdDecompress } from 'node:zlib';
 import type { StoreConfig } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { commitSchema, manifestSchema, markSchema, type BackupSummary, type Manifest, type Mark, type ObjectEntry } from '../model/manifest.ts';
+import { parseToc, selectTables, targetHas, type TableName, type TableSelection } from './backup-tables.ts';
 import { childFailed, runChild, startChild } from './child.ts';
 import { datastoreOf, storeOf, type Context } from './context.ts';
 import { createFeeder } from './postgres-dump.ts';
@@ -281,8 +285,8 @@ export interface RestoreOptions {
   readonly create?: boolean;
   /** Roles first. Default true. Roles the target has already are left as they are. */
   readonly globals?: boolean;
-  /** Only these tables, as `schema.table` in the manifest: definition and rows, without indexes and constraints. */
-  readonly tables?: readonly { readonly schema: string; readonly name: string }[];
+  /** Only these tables, with their partitions, indexes, constraints, sequences and types; the target must not have them. */
+  readonly tables?: readonly TableName[];
   /** Default true: the target rarely has the same tablespaces. */
   readonly noTablespaces?: boolean;
   readonly noOwner?: boolean;
@@ -297,6 +301,9 @@ export interface RestoreOutcome {
   readonly plainBytes: number;
   /** Roles that existed on the target and were not touched. */
   readonly skippedRoles: readonly string[];
+  /** With `tables` given: what came in the end, and what belongs to it and did not come (triggers, foreign keys, policies, grants). */
+  readonly tables: readonly TableName[];
+  readonly left: readonly string[];
 }
 
 /** Stream a backup into a server: roles by psql, the archive by pg_restore, both stopping at the first error. */
@@ -320,21 +327,25 @@ export async function restoreInto(context: Context, options: RestoreOptions): Pr
 
   const recreate = options.create === true && target.database === manifest.source.database;
   if (options.create === true && !recreate) await createDatabase(maintenance, target.database, manifest);
-  if (options.tables !== undefined) await createSchemas(target, options.tables);
+  const tables = options.tables === undefined || options.tables.length === 0 ? undefined : await planTables(context, options, data, options.tables);
   const argv = [
     postgresTool(options, 'pg_restore'), '--exit-on-error', '--no-password', `--dbname=${pgRestoreName(recreate ? maintenance.database : target.database)}`,
     ...(recreate ? ['--create'] : []),
     ...(options.noTablespaces === false ? [] : ['--no-tablespaces']),
     ...(options.noOwner === true ? ['--no-owner'] : []),
-    ...tableArguments(manifest, options.tables),
+    ...(tables === undefined ? [] : [`--use-list=${tables.listFile}`]),
   ];
-  const stream = await openObject(context, options.storeName, options.location, data, {
-    signal,
-    onProgress: (plainBytes) => options.onProgress?.({ phase: 'data', plainBytes, ofBytes: data.plainBytes }),
-  });
-  await feedToEnd(argv, stream, { env: environment(recreate ? maintenance : target), signal });
+  try {
+    const stream = await openObject(context, options.storeName, options.location, data, {
+      signal,
+      onProgress: (plainBytes) => options.onProgress?.({ phase: 'data', plainBytes, ofBytes: data.plainBytes }),
+    });
+    await feedToEnd(argv, stream, { env: environment(recreate ? maintenance : target), signal });
+  } finally {
+    await tables?.remove();
+  }
   const totalMs = performance.now() - started;
-  return { globalsMs, dataMs: totalMs - globalsMs, totalMs, plainBytes: data.plainBytes, skippedRoles };
+  return { globalsMs, dataMs: totalMs - globalsMs, totalMs, plainBytes: data.plainBytes, skippedRoles, tables: tables?.tables ?? [], left: tables?.left ?? [] };
 }
 
 /** Read every object back: stored and plain checksums, and the whole archive through pg_restore. */
@@ -425,27 +436,55 @@ async function createDatabase(maintenance: PostgresTarget, name: string, manifes
   });
 }
 
-async function createSchemas(target: PostgresTarget, tables: readonly { schema: string }[]): Promise<void> {
-  await withPostgres(target, async (client) => {
-    for (const schema of new Set(tables.map((table) => table.schema))) await client.query(`CREATE SCHEMA IF NOT EXISTS ${quoteIdentifier(schema)}`);
-  });
+interface TableRestore extends TableSelection {
+  readonly listFile: string;
+  remove(): Promise<void>;
 }
 
-function tableArguments(manifest: Manifest, tables: RestoreOptions['tables']): string[] {
-  if (tables === undefined || tables.length === 0) return [];
-  const schemas = new Set(tables.map((table) => table.schema));
-  const names = new Set(tables.map((table) => table.name));
-  const has = (schema: string, name: string): boolean => tables.some((table) => table.schema === schema && table.name === name);
-  for (const table of tables) {
-    if (manifest.fingerprint.tables.some(({ schema, name }) => schema === table.schema && name === table.name)) continue;
-    throw new HoldfastError('table-missing', `backup ${manifest.id} has no table ${table.schema}.${table.name}`, { next: `it has: ${manifest.fingerprint.tables.slice(0, 30).map(({ schema, name }) => `${schema}.${name}`).join(', ')}` });
+/** What of the archive these tables need; the list goes to pg_restore by a file, since its stdin is the archive. */
+async function planTables(context: Context, options: RestoreOptions, data: ObjectEntry, tables: readonly TableName[]): Promise<TableRestore> {
+  const head = async (...flags: string[]): Promise<string> =>
+    readHead([postgresTool(options, 'pg_restore'), ...flags], await openObject(context, options.storeName, options.location, data, { signal: options.signal }), options.signal);
+  const toc = parseToc(await head('--verbose', '--schema-only', '--file=-'));
+  const list = await head('--list');
+  const selected = await withPostgres(options.target, async (client) => {
+    const selection = await selectTables(toc, list, tables, (entry) => targetHas(client, entry));
+    for (const { schema, name } of selection.tables) {
+      const there = await client.query<{ there: boolean }>('SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2) AS there', [schema, name]);
+      if (there.rows[0]!.there) throw new HoldfastError('target-not-empty', `the target has a table ${schema}.${name} already`, { next: 'restore into another database and copy the rows you want, or rename the table first; nothing was changed' });
+    }
+    for (const schema of selection.schemas) await client.query(`CREATE SCHEMA IF NOT EXISTS ${quoteIdentifier(schema)}`);
+    return selection;
+  });
+  const folder = await mkdtemp(join(tmpdir(), 'holdfast-restore-'));
+  const listFile = join(folder, 'list');
+  await writeFile(listFile, selected.list);
+  return { ...selected, listFile, remove: () => rm(folder, { recursive: true, force: true }) };
+}
+
+/** The output of a child that needs the beginning of a stream only, and ends when it has seen it. */
+async function readHead(argv: readonly string[], stream: Readable, signal: AbortSignal | undefined): Promise<string> {
+  const child = startChild(argv, { stdin: 'pipe', stdout: 'pipe', signal });
+  const output = readText(child.stdout!);
+  output.catch(() => {}); // Awaited below, after its end is known.
+  const feeder = createFeeder(child);
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      try {
+        await feeder.write(chunk);
+      } catch {
+        break; // It has what it needs, or failed: its exit tells.
+      }
+    }
+    feeder.end();
+    const exit = await child.exited;
+    signal?.throwIfAborted();
+    if (exit.code !== 0) throw childFailed(argv, exit);
+    return await output;
+  } finally {
+    stream.destroy();
+    await child.end().catch(() => {});
   }
-  // pg_restore crosses every -n with every -t.
-  const stray = manifest.fingerprint.tables.find(({ schema, name }) => schemas.has(schema) && names.has(name) && !has(schema, name));
-  if (stray !== undefined) {
-    throw new HoldfastError('table-ambiguous', `these tables cannot be restored together: ${stray.schema}.${stray.name} would come too`, { next: 'restore one schema at a time' });
-  }
-  return [...[...schemas].map((schema) => `--schema=${schema}`), ...[...names].map((name) => `--table=${name}`)];
 }
 
 /** pg_restore reads a --dbname that looks like a connection string as one. */

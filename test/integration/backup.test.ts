@@ -123,6 +123,35 @@ test('the plain commands in the manifest restore it on a bare server, without Ho
   }
 });
 
+test('selected tables come with partitions, indexes, constraints, sequences and types, and nothing else', async () => {
+  const target = await testDatabase('tables');
+  try {
+    const tables = [{ schema: 'public', name: 'orders' }, { schema: 'Weird "Schema" é', name: 'Mixed Case $1;' }, { schema: 'public', name: 'child' }, { schema: 'public', name: 'bookings' }];
+    const outcome = await restoreInto(context, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory, globals: false, noOwner: true, tables });
+    const names = ['Mixed Case $1;', 'bookings', 'child', 'orders', 'orders_2025', 'orders_rest', 'parent'];
+    expect(outcome.tables.map(({ name }) => name).sort()).toEqual(names);
+    expect(outcome.left).toEqual(expect.arrayContaining(['POLICY public bookings everyone', 'TRIGGER public parent stamp']));
+    const found = await withPostgres(target.target, (client) => fingerprintDatabase([client]));
+    expect(found.tables).toEqual(manifest.fingerprint.tables.filter(({ name }) => names.includes(name)));
+    const schema = await schemaObjects(target.target, { binDirectory: suite().postgres.binDirectory });
+    for (const key of ['INDEX public orders_by_status', 'CONSTRAINT public orders orders_pkey', 'TABLE ATTACH public orders_rest']) expect(Object.keys(schema.objects)).toContain(key);
+    await target.query("insert into orders (day, status, total) values ('2025-05-05', 'paid', 1)");
+    expect(await target.query('select max(id)::int as id from orders')).toEqual([{ id: 3001 }]);
+    await expect(target.query("insert into orders (day, status, total) values ('2025-05-05', 'unknown', 1)")).rejects.toThrow('status_known');
+
+    const again = restoreInto(context, { storeName: 'main', location, manifest, target: target.target, globals: false, noOwner: true, tables: tables.slice(0, 1), binDirectory: suite().postgres.binDirectory });
+    await expect(again).rejects.toMatchObject({ code: 'target-not-empty' });
+    const unknown = restoreInto(context, { storeName: 'main', location, manifest, target: target.target, globals: false, tables: [{ schema: 'public', name: 'ordres' }], binDirectory: suite().postgres.binDirectory });
+    await expect(unknown).rejects.toMatchObject({ code: 'table-missing' });
+    const partition = await testDatabase('partition');
+    await restoreInto(context, { storeName: 'main', location, manifest, target: partition.target, binDirectory: suite().postgres.binDirectory, globals: false, noOwner: true, tables: [{ schema: 'public', name: 'orders_2025' }] });
+    expect((await withPostgres(partition.target, (client) => fingerprintDatabase([client]))).tables.map(({ name }) => name)).toEqual(['orders_2025']);
+    await partition.drop();
+  } finally {
+    await target.drop();
+  }
+});
+
 /** One backup with other settings, of the same database. */
 async function another(id: string, datastore: ConfigOverrides, store: ConfigOverrides = {}): Promise<{ of: Context; manifest: Manifest; location: string }> {
   const of = await testConfig({ datastores: { shop: testDatastore(database, datastore) }, stores: { main: store } });

@@ -29,7 +29,7 @@ export function define(command: Command, io: Io): void {
     .requiredOption('--to <url>', 'the target, e.g. postgres://admin@host:5432/orders; without a password')
     .requiredOption('--password-from <reference>', "where the target's password is: aws-sm:<id>#<field>, env:<NAME> or file:<path>")
     .option('--datastore <name>', 'where the id is looked for; default: everywhere')
-    .addOption(new Option('--table <schema.table>', 'only this table: definition and rows, without indexes, constraints and triggers; repeatable').argParser(collectTable).default([], 'all'))
+    .addOption(new Option('--table <schema.table>', 'only this table, with its partitions, indexes, constraints, sequences and types; repeatable').argParser(collectTable).default([], 'all'))
     .option('--create', 'make the database first')
     .option('--allow-non-empty', 'restore although the target holds something already')
     .option('--no-roles', 'leave roles out')
@@ -59,12 +59,13 @@ export function define(command: Command, io: Io): void {
         },
       });
       const where = `${target.host}:${target.port}/${target.database}`;
-      io.result({ id: summary.id, datastore: summary.datastore, target: where, tables: flags.table, ...outcome }, () =>
+      io.result({ id: summary.id, datastore: summary.datastore, target: where, ...outcome }, () =>
         [
           `backup ${summary.id} of ${summary.datastore} is restored into ${where}`,
           `  took   ${formatDuration(outcome.totalMs)}: roles ${formatDuration(outcome.globalsMs)}, data ${formatDuration(outcome.dataMs)} (${formatBytes(outcome.plainBytes)})`,
           ...(outcome.skippedRoles.length === 0 ? [] : [`  roles  left as they were on the target: ${outcome.skippedRoles.join(', ')}`]),
-          ...(flags.table.length === 0 ? [] : ['  note   tables come without indexes, constraints, triggers and grants, and belong to the restoring user']),
+          ...(outcome.tables.length === 0 ? [] : [`  tables ${outcome.tables.map(({ schema, name }) => `${schema}.${name}`).join(', ')}; they belong to ${target.user}`]),
+          ...outcome.left.map((what) => `  left   ${what}`),
         ].join('\n'),
       );
     });
