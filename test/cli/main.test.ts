@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -22,6 +22,8 @@ describe('the program', () => {
     const { code, out } = await holdfast(['--help']);
     expect(code).toBe(0);
     for (const { name, summary } of COMMANDS) expect(out.replaceAll(/\s+/g, ' ')).toContain(`${name} ${summary}`);
+    const documented = readFileSync(new URL('../../docs/cli.md', import.meta.url), 'utf8');
+    expect(COMMANDS.filter(({ name }) => !documented.includes(`\`${name}`)).map(({ name }) => name)).toEqual([]);
     expect(out).toMatch(/Exit codes: 0 done, 1 ran and failed, 2 wrong use/);
   });
 
