@@ -420,7 +420,8 @@ function phaseDone(plan: Plan, state: ExecutionState, event: Extract<ExecutionEv
     case 'verify':
       next = update(next, index, (item) => ({ ...item, checks: [...item.checks, ...(result.checks ?? [])] }));
       if (failedChecks.length > 0) return giveUp(next, index, `verification: ${failedChecks.map(describeCheck).join('; ')}`, atMs);
-      return done(next, index, step.outcome ?? 'already-satisfied', step.outcome === null ? result.summary : `${step.summary}; ${result.summary}`, atMs);
+      // `failed` here comes from an abort that arrived meanwhile: what was verified did not fail.
+      return done(next, index, step.outcome === 'changed' ? 'changed' : 'already-satisfied', step.outcome === null || step.summary === '' ? result.summary : `${step.summary}; ${result.summary}`, atMs);
     case 'undo': {
       next = recordEffect(next, index, 'undo', { before: step.after, after: result.after ?? null, atMs, outcome: result.outcome ?? 'changed' });
       next = update(next, index, (item) => ({ ...item, status: 'undone', summary: `undone: ${result.summary}`, endedAtMs: atMs }));
@@ -512,7 +513,16 @@ function operate(state: ExecutionState, event: Extract<ExecutionEvent, { type: '
       return goBack(next, 'aborted', `aborted by ${request.by}: ${request.reason}`, atMs);
     case 'retry':
       // A parked undo is tried again as undo; anything else begins with a new inspection.
-      return update(next, index, (step) => ({ ...step, status: 'running', attempt: step.attempt + 1, error: null, phase: retryPhase(next, step) }));
+      return update(next, index, (step) => ({
+        ...step,
+        status: 'running',
+        attempt: step.attempt + 1,
+        error: null,
+        phase: retryPhase(next, step),
+        // What this try will find replaces what the last one found wrong: a step that then succeeds must not be reported as failed.
+        outcome: step.outcome === 'changed' || step.outcome === 'already-satisfied' ? step.outcome : null,
+        checks: step.checks.filter((check) => check.ok),
+      }));
     case 'skip':
       return update(next, index, (step) => ({ ...step, status: next.status === 'undoing' ? 'undone' : 'done', outcome: 'skipped', attempt: step.attempt + 1, summary: `skipped by ${request.by}: ${request.reason}`, endedAtMs: atMs }));
     case 'markDone': {
