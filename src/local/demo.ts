@@ -12,7 +12,7 @@ import { formatBytes, formatDuration } from '../model/units.ts';
 import { verifyEvidenceFolder } from '../systems/evidence-folder.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { formatFigures, reasonsToFail, type Figure } from './demo-report.ts';
-import { DATABASE, startEnvironment, type LocalEnvironment } from './environment.ts';
+import { DATABASE, RECORD, startEnvironment, type LocalEnvironment } from './environment.ts';
 import { createProcesses, endOnSignals } from './stack.ts';
 import { findTool } from './tools.ts';
 import { startWriter, type Writer } from './writer.ts';
@@ -180,7 +180,7 @@ async function rebuild(environment: LocalEnvironment, node: NodeName): Promise<v
   );
 }
 
-/** Roles as the servers themselves say. */
+/** Roles as the servers themselves say, and the DNS record as Route 53 has it. */
 async function expectPrimary(environment: LocalEnvironment, node: NodeName): Promise<void> {
   const client = new pg.Client({ connectionString: environment.nodes[node].connectionString() });
   await client.connect();
@@ -190,6 +190,9 @@ async function expectPrimary(environment: LocalEnvironment, node: NodeName): Pro
   } finally {
     await client.end();
   }
+  const resolved = await environment.resolvedAddress();
+  const wanted = environment.applicationHosts[node];
+  if (resolved !== wanted) throw new HoldfastError('demo-dns', `${RECORD} should be ${wanted} now and is ${resolved}`);
 }
 
 function recordExecution(result: ExecutionResult, name: string, figures: Figure[], evidence: string[]): void {

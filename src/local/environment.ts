@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { ChangeResourceRecordSetsCommand, CreateHostedZoneCommand, Route53Client } from '@aws-sdk/client-route-53';
+import { ChangeResourceRecordSetsCommand, CreateHostedZoneCommand, ListResourceRecordSetsCommand, Route53Client } from '@aws-sdk/client-route-53';
 import { CreateSecretCommand, SecretsManagerClient } from '@aws-sdk/client-secrets-manager';
 import type { Client } from '@temporalio/client';
 import { stringify } from 'yaml';
@@ -30,6 +30,10 @@ export interface LocalEnvironment {
   readonly webhook: Webhook;
   /** Secrets Manager id of the application's connection secret. */
   readonly applicationSecret: string;
+  /** What the secret and the DNS record say for each node. */
+  readonly applicationHosts: Readonly<Record<'a' | 'b', string>>;
+  /** The address in the DNS record now. */
+  resolvedAddress(): Promise<string>;
   /** Connects to a node as the application's role. */
   applicationUrl(node: 'a' | 'b'): string;
   readonly configPath: string;
@@ -53,6 +57,9 @@ export interface EnvironmentOptions {
 
 export const DATABASE = 'shop';
 const ZONE = 'shop.internal';
+export const RECORD = `db.${ZONE}`;
+/** Another loopback address than the primary's, so that the DNS record has something to change. */
+const STANDBY_ADDRESS = '127.0.0.2';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
 export async function startEnvironment(options: EnvironmentOptions): Promise<LocalEnvironment> {
@@ -82,7 +89,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
     ({ rows, databaseBytes, durationMs }) => `${rows.toLocaleString('en-US')} rows, ${(databaseBytes / 1e6).toFixed(0)} MB, ${Math.round(rows / (durationMs / 1000)).toLocaleString('en-US')} rows/s`,
   );
   const { temporal, aws, s3, webhook } = await servers;
-  const b = await step('standby', () => startStandby({ processes, directory, name: 'b', primary: a }), (server) => `PostgreSQL b on 127.0.0.1:${server.port}, streaming from a`);
+  const b = await step('standby', () => startStandby({ processes, directory, name: 'b', primary: a, settings: { listen_addresses: `${a.host},${STANDBY_ADDRESS}` } }), (server) => `PostgreSQL b on 127.0.0.1:${server.port}, streaming from a`);
 
   const bucket = 'shop-backups';
   const secrets = { admin: 'shop/admin', application: 'shop/application', slack: 'shop/webhook' };
@@ -100,6 +107,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
     () => `secrets, DNS zone ${ZONE}, versioned bucket ${bucket}`,
   );
 
+  const applicationHosts = { a: a.host, b: STANDBY_ADDRESS };
   const { privatePem, publicPem } = generateSigningKey();
   const file = (name: string, text: string): string => {
     const path = join(directory, 'secrets', name);
@@ -110,9 +118,10 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
   // Drill targets run as another user, who must be able to pass.
   mkdirSync(join(directory, 'work'), { mode: 0o755 });
   symlinkSync(join(ROOT, 'runbooks'), join(directory, 'runbooks'));
-  const node = (server: PostgresServer): object => ({
+  const node = (server: PostgresServer, applicationHost: string): object => ({
     host: server.host,
     port: server.port,
+    applicationHost,
     dataDirectory: server.dataDirectory,
     binDirectory: server.binDirectory,
     ...(server.exec.length === 0 ? {} : { exec: server.exec }),
@@ -136,8 +145,8 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
         store: 'main',
         binDirectory: a.binDirectory,
         admin: { username: a.superuser, password: `aws-sm:${secrets.admin}#password` },
-        nodes: { a: node(a), b: node(b) },
-        endpoint: { secret: secrets.application, dns: { hostedZoneId: zoneId, name: `db.${ZONE}`, type: 'A', ttlSeconds: 5 } },
+        nodes: { a: node(a, applicationHosts.a), b: node(b, applicationHosts.b) },
+        endpoint: { secret: secrets.application, dns: { hostedZoneId: zoneId, name: RECORD, type: 'A', ttlSeconds: 5 } },
         retention: { last: 2, minVerified: 1 },
       },
     },
@@ -181,6 +190,8 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
     shop,
     webhook,
     applicationSecret: secrets.application,
+    applicationHosts,
+    resolvedAddress: () => recordAddress(aws, zoneId),
     applicationUrl: (name) => `postgresql://${SHOP_APPLICATION_ROLE}:${applicationPassword}@127.0.0.1:${{ a, b }[name].port}/${DATABASE}`,
     configPath,
     context,
@@ -224,10 +235,20 @@ async function createZone(aws: AwsServer, address: string): Promise<string> {
     await client.send(
       new ChangeResourceRecordSetsCommand({
         HostedZoneId: id,
-        ChangeBatch: { Changes: [{ Action: 'CREATE', ResourceRecordSet: { Name: `db.${ZONE}`, Type: 'A', TTL: 5, ResourceRecords: [{ Value: address }] } }] },
+        ChangeBatch: { Changes: [{ Action: 'CREATE', ResourceRecordSet: { Name: RECORD, Type: 'A', TTL: 5, ResourceRecords: [{ Value: address }] } }] },
       }),
     );
     return id;
+  } finally {
+    client.destroy();
+  }
+}
+
+async function recordAddress(aws: AwsServer, zoneId: string): Promise<string> {
+  const client = new Route53Client(settings(aws));
+  try {
+    const { ResourceRecordSets } = await client.send(new ListResourceRecordSetsCommand({ HostedZoneId: zoneId }));
+    return ResourceRecordSets?.find(({ Name, Type }) => Type === 'A' && Name?.replace(/\.$/, '') === RECORD)?.ResourceRecords?.[0]?.Value ?? '(no record)';
   } finally {
     client.destroy();
   }
