@@ -131,7 +131,7 @@ export function createDrillActivities(context: Context) {
       return withHeartbeat('', async (signal) => {
         const started = performance.now();
         const manifest = await manifestOf(call, signal);
-        const target = await createDrillTarget(context, call, manifest, { binDirectory: datastoreOf(context.config, call.datastore).binDirectory, signal });
+        const target = await createDrillTarget(context, call, manifest, { binDirectory: datastoreOf(context.config, call.datastore).binDirectory, staged: datastoreOf(context.config, call.datastore).drill.jobs > 1, signal });
         context.log.info({ target: target.name, isolation: target.isolation, server: target.serverVersion }, 'drill target started');
         return { name: target.name, serverVersion: target.serverVersion, isolation: target.isolation, systemIdentifier: target.systemIdentifier, tookMs: Math.round(performance.now() - started) };
       });
@@ -153,6 +153,7 @@ export function createDrillActivities(context: Context) {
             target: target.connection,
             binDirectory: datastoreOf(context.config, call.datastore).binDirectory,
             create: true,
+            parallel: { jobs: datastoreOf(context.config, call.datastore).drill.jobs, stageDirectory: target.directory },
             signal,
             onProgress: ({ phase, plainBytes, ofBytes }) => progress(`${phase}: ${formatBytes(plainBytes)} of ${formatBytes(ofBytes)}`),
           });

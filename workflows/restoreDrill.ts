@@ -350,7 +350,7 @@ function createRecord(datastore: string, service: string | null, requestedBy: st
         ...noted,
         ...(found.restored === null ? [] : [{ at: at(found.restored.finishedAtMs), kind: 'restored', data: found.restored }]),
         ...(found.proof === null ? [] : [{ at: at(Date.now()), kind: 'proof', data: found.proof }]),
-      ];
+      ].sort((a, b) => Date.parse(a.at) - Date.parse(b.at));
     },
   };
 }

@@ -152,7 +152,7 @@ export const postgresDatastoreSchema = z.strictObject({
       backup: z.enum(['newest', 'random']).default('newest').meta({ description: 'Which backup is restored.' }),
       timeout: durationMs.prefault('6h').meta({ description: 'A restore that takes longer has failed.' }),
       maxAge: durationMs.prefault('35d').meta({ description: 'An older last drill counts as a failed one.' }),
-      jobs: z.int().min(1).max(32).default(1).meta({ description: 'Parallel jobs of the restore.' }),
+      jobs: z.int().min(1).max(32).default(1).meta({ description: 'Parallel jobs of the restore. With more than one the plain archive is staged in workDirectory first, since several readers need a file.' }),
     })
     .prefault({})
     .meta({ description: 'How restores are rehearsed.' }),

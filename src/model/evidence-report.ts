@@ -27,7 +27,7 @@ function headerRows(report: Report): [string, string][] {
   const { header } = report;
   return [
     ['Outcome', header.outcome],
-    ['Service', header.service ?? 'none'],
+    ...(header.service === null ? [] : [['Service', header.service] as [string, string]]),
     ['Subject', header.subject],
     ['Environment', header.environment],
     ['Started', header.startedAt],
@@ -37,7 +37,7 @@ function headerRows(report: Report): [string, string][] {
     ['Reason', header.reason],
     ['Workflow', header.workflowId],
     ['Run', header.runId],
-    ['Plan hash', header.planHash ?? 'none'],
+    ...(header.planHash === null ? [] : [['Plan hash', header.planHash] as [string, string]]),
     ['Evidence id', header.id],
   ];
 }
@@ -53,8 +53,9 @@ export function renderMarkdown(report: Report): string {
   if (report.timeline.length === 0) out.push('No steps were recorded.');
   else {
     const origin = originOf(report.timeline);
-    out.push(...markdownTable(['step', 'group', 'starts after', 'took', 'outcome'], report.timeline.map((entry) => [
-      entry.label, entry.group ?? '', formatDuration(entry.startMs - origin), formatDuration(entry.endMs - entry.startMs), entry.outcome,
+    const grouped = report.timeline.some((entry) => entry.group !== undefined);
+    out.push(...markdownTable(['step', ...(grouped ? ['group'] : []), 'starts after', 'took', 'outcome'], report.timeline.map((entry) => [
+      entry.label, ...(grouped ? [entry.group ?? ''] : []), formatDuration(entry.startMs - origin), formatDuration(entry.endMs - entry.startMs), entry.outcome,
     ])));
   }
   out.push('', '## Checks', '');
@@ -105,7 +106,7 @@ export function renderHtml(report: Report): string {
       `<tr><td>${escape(check.name)}</td><td class="${check.ok ? 'good' : 'bad'}">${check.ok ? 'holds' : 'DOES NOT HOLD'}</td><td>${escape(check.found)}</td><td>${escape(check.expected)}</td></tr>`,
   );
   const facts = report.facts.map(
-    (fact) => `<tr><td class="n">${fact.index}</td><td class="n">${escape(fact.at)}</td><td>${escape(fact.kind)}</td><td><pre>${escape(JSON.stringify(fact.data, null, 1) ?? '')}</pre></td></tr>`,
+    (fact) => `<tr><td class="n">${fact.index}</td><td class="n">${escape(fact.at)}</td><td class="n">${escape(fact.kind)}</td><td><pre>${escape(layOut(fact.data))}</pre></td></tr>`,
   );
   return `<!doctype html>
 <html lang="en">
@@ -140,6 +141,13 @@ ${report.appendix === undefined ? '' : `<h2>Appendix</h2>\n<pre>${escape(report.
 function table(columns: readonly string[], rows: readonly string[], empty: string): string {
   if (rows.length === 0) return `<p class="none">${escape(empty)}</p>`;
   return `<table><thead><tr>${columns.map((column) => `<th scope="col">${escape(column)}</th>`).join('')}</tr></thead><tbody>\n${rows.join('\n')}\n</tbody></table>`;
+}
+
+/** On one line while it is short, else a line for each field of the outermost value. */
+function layOut(data: unknown): string {
+  const text = JSON.stringify(data) ?? '';
+  if (text.length <= 110 || data === null || typeof data !== 'object') return text;
+  return Array.isArray(data) ? data.map((item) => JSON.stringify(item)).join('\n') : Object.entries(data).map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join('\n');
 }
 
 function verdictClass(verdict: ReturnType<typeof judge>): string {

@@ -1,8 +1,10 @@
 import { createHash } from 'node:crypto';
+import { createWriteStream } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline, Readable } from 'node:stream';
+import { pipeline as writeWhole } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
 import { createZstdDecompress } from 'node:zlib';
 import type { StoreConfig } from '../model/config-schema.ts';
@@ -290,6 +292,8 @@ export interface RestoreOptions {
   /** Default true: the target rarely has the same tablespaces. */
   readonly noTablespaces?: boolean;
   readonly noOwner?: boolean;
+  /** More than one reader needs a file: the archive is then staged in this folder, which must have room for its plain bytes. */
+  readonly parallel?: { readonly jobs: number; readonly stageDirectory: string };
   readonly signal?: AbortSignal;
   readonly onProgress?: (done: { phase: 'globals' | 'data'; plainBytes: number; ofBytes: number }) => void;
 }
@@ -340,12 +344,25 @@ export async function restoreInto(context: Context, options: RestoreOptions): Pr
       signal,
       onProgress: (plainBytes) => options.onProgress?.({ phase: 'data', plainBytes, ofBytes: data.plainBytes }),
     });
-    await feedToEnd(argv, stream, { env: environment(recreate ? maintenance : target), signal });
+    const child = { env: environment(recreate ? maintenance : target), signal };
+  if (options.parallel === undefined || options.parallel.jobs < 2) await feedToEnd(argv, stream, child);
+  else await restoreStaged(argv, stream, manifest.id, options.parallel, child);
   } finally {
     await tables?.remove();
   }
   const totalMs = performance.now() - started;
   return { globalsMs, dataMs: totalMs - globalsMs, totalMs, plainBytes: data.plainBytes, skippedRoles, tables: tables?.tables ?? [], left: tables?.left ?? [] };
+}
+
+/** Nothing is restored before the whole archive is there and its checksums hold. */
+async function restoreStaged(argv: readonly string[], stream: Readable, id: string, { jobs, stageDirectory }: { jobs: number; stageDirectory: string }, child: { env: Record<string, string>; signal?: AbortSignal }): Promise<void> {
+  const path = join(stageDirectory, `archive-${id}`);
+  try {
+    await writeWhole(stream, createWriteStream(path, { mode: 0o600 }), { signal: child.signal });
+    await runChild([...argv, `--jobs=${jobs}`, path], child);
+  } finally {
+    await rm(path, { force: true });
+  }
 }
 
 /** Read every object back: stored and plain checksums, and the whole archive through pg_restore. */

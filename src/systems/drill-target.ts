@@ -74,7 +74,7 @@ function layoutOf(context: Pick<Context, 'workDirectory'>, name: string): Layout
  * Make and start a target for this backup. What an earlier attempt of the same run left is destroyed first.
  * @throws HoldfastError `drill-*`: the fault is this host's, never the backup's.
  */
-export async function createDrillTarget(context: Context, identity: DrillIdentity, manifest: Pick<Manifest, 'source' | 'fingerprint' | 'objects'>, options: { binDirectory?: string; signal?: AbortSignal } = {}): Promise<DrillTarget> {
+export async function createDrillTarget(context: Context, identity: DrillIdentity, manifest: Pick<Manifest, 'source' | 'fingerprint' | 'objects'>, options: { binDirectory?: string; staged?: boolean; signal?: AbortSignal } = {}): Promise<DrillTarget> {
   if (!existsSync('/proc/self/cwd')) {
     throw new HoldfastError('drill-host', `drill targets are told from other servers by /proc, which this host (${process.platform}) does not have`, { next: 'run the worker that drills on Linux' });
   }
@@ -82,7 +82,7 @@ export async function createDrillTarget(context: Context, identity: DrillIdentit
   const { source } = manifest;
   const binDirectory = serverBinaries(source.serverVersionNumber, options.binDirectory);
   await destroyDrillTarget(context, layout.name);
-  await checkDiskSpace(context, manifest);
+  await checkDiskSpace(context, manifest, options.staged === true);
   const osUser = serverUser();
   try {
     await mkdir(layout.root, { recursive: true, mode: 0o755 });
@@ -253,11 +253,12 @@ function superuserFor(manifest: Pick<Manifest, 'fingerprint'>): string {
   return name;
 }
 
-async function checkDiskSpace(context: Context, manifest: Pick<Manifest, 'source' | 'objects'>): Promise<void> {
+/** @param staged the plain archive lies beside the database while it is restored. */
+async function checkDiskSpace(context: Context, manifest: Pick<Manifest, 'source' | 'objects'>, staged: boolean): Promise<void> {
   await mkdir(drillsDirectory(context), { recursive: true, mode: 0o755 });
   const plain = manifest.objects.reduce((sum, object) => sum + object.plainBytes, 0);
   // Tables, indexes, and the write-ahead log of the load.
-  const needed = Math.ceil((manifest.source.databaseBytes ?? plain * 2) * 1.2) + 200_000_000;
+  const needed = Math.ceil((manifest.source.databaseBytes ?? plain * 2) * 1.2) + (staged ? plain : 0) + 200_000_000;
   const { bavail, bsize } = await statfs(drillsDirectory(context));
   if (bavail * bsize < needed) {
     throw new HoldfastError('drill-disk', `${drillsDirectory(context)} has ${formatBytes(bavail * bsize)} free; this drill needs about ${formatBytes(needed)}`, { next: 'free space there, or set workDirectory to a larger file system' });

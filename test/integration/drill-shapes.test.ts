@@ -28,7 +28,7 @@ async function sql(database: string, text: string): Promise<void> {
 }
 
 /** Back up and prove, as a drill does it. */
-async function prove(database: string, backup: Record<string, unknown> = {}): Promise<{ proof: Proof; manifest: Manifest }> {
+async function prove(database: string, backup: Record<string, unknown> = {}, jobs = 1): Promise<{ proof: Proof; manifest: Manifest }> {
   const context = await testConfig({
     datastores: {
       shape: { engine: 'postgres', database, store: 'main', binDirectory: source.binDirectory, admin: { username: source.superuser, password: 'env:HOLDFAST_TEST_SHAPES_PASSWORD' }, nodes: { a: { host: source.host, port: source.port } }, backup },
@@ -41,7 +41,7 @@ async function prove(database: string, backup: Record<string, unknown> = {}): Pr
   const target = await createDrillTarget(context, { datastore: 'shape', workflowId: uniqueName('drill'), runId: '1' }, manifest, { binDirectory: source.binDirectory });
   try {
     await prepareRoles(target, manifest);
-    await restoreInto(context, { storeName: 'main', location, manifest, target: target.connection, binDirectory: source.binDirectory, create: true });
+    await restoreInto(context, { storeName: 'main', location, manifest, target: target.connection, binDirectory: source.binDirectory, create: true, parallel: { jobs, stageDirectory: target.directory } });
     return { proof: compareFingerprints(manifest, await fingerprintTarget(target.connection, { binDirectory: source.binDirectory })), manifest };
   } finally {
     await destroyDrillTarget(context, target.name);
@@ -55,6 +55,15 @@ test('the database postgres itself, with settings and grants of the database', a
   const { proof } = await prove('postgres');
   expect(proof.differences).toEqual([]);
   expect(proof.compared.tables).toBe(1);
+});
+
+test('restored by several jobs at once, from a staged archive', async () => {
+  await sql('postgres', 'create database jobs');
+  await sql('jobs', `create table parent (id int primary key, t text); insert into parent select i, md5(i::text) from generate_series(1, 5000) i;
+    create table child (id int primary key, p int references parent); insert into child select i, i from generate_series(1, 5000) i; create index on child (p); create index on parent (t); select lo_from_bytea(0, '\\x00ff')`);
+  const { proof } = await prove('jobs', {}, 3);
+  expect(proof.differences).toEqual([]);
+  expect(proof.compared).toMatchObject({ tables: 2, rows: '10000', largeObjects: '1' });
 });
 
 test('another encoding, collation C, and names that need quotes', async () => {

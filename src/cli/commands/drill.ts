@@ -46,7 +46,7 @@ export function define(command: Command, io: Io): void {
 }
 
 function measurementsOf(result: RestoreDrillResult): Measurement[] {
-  const note = 'the restore did not get that far';
+  const note = 'the backup was not restored to a proven state';
   const one = (name: string, objective: number | undefined, measured: number | null): Measurement => ({ name, unit: 'ms', objective: objective ?? null, measured, ...(measured === null ? { note } : {}) });
   return [one('RTO (start of restore to checks green)', result.objectives?.rtoMs, result.measuredRtoMs), one('RPO (drill start minus snapshot)', result.objectives?.rpoMs, result.measuredRpoMs)];
 }
@@ -55,7 +55,8 @@ function measurementsOf(result: RestoreDrillResult): Measurement[] {
 export function describeDrill(result: RestoreDrillResult): string {
   const lines = [`${result.outcome === 'verified' ? 'verified' : result.outcome.toUpperCase()}: backup ${result.backup === '' ? '(none)' : result.backup} of ${result.datastore}`, `  ${result.message}`];
   if (result.proof !== null) {
-    lines.push('', `proof ${describeProof(result.proof)}`);
+    const proof = describeProof(result.proof);
+    if (!result.message.includes(proof)) lines.push('', `proof ${proof}`);
     if (result.proof.differences.length > 0) {
       lines.push('', formatTable(['difference', 'object', 'expected', 'found'], result.proof.differences.slice(0, 30).map((difference) => [difference.kind, difference.object, difference.expected, difference.found])));
       if (result.proof.differences.length > 30) lines.push(`and ${result.proof.differences.length - 30} more; all are in the evidence`);
