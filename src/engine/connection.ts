@@ -40,9 +40,10 @@ export async function connectClient(config: Config, secrets: SecretResolver): Pr
     await connection.workflowService.describeNamespace({ namespace: config.temporal.namespace });
   } catch (error) {
     // Whoever may use a namespace need not be allowed to describe it: only these two say that nothing will work.
-    if (isGrpcServiceError(error) && (error.code === NOT_FOUND || error.code === UNAUTHENTICATED)) {
+    const code = grpcCodeOf(error);
+    if (code === NOT_FOUND || code === UNAUTHENTICATED) {
       await connection.close();
-      throw error.code === NOT_FOUND ? missingNamespace(config) : unreachable(config, error);
+      throw code === NOT_FOUND ? missingNamespace(config) : unreachable(config, error);
     }
   }
   return new Client({ connection, namespace: config.temporal.namespace, identity: identity(), dataConverter });
@@ -59,6 +60,14 @@ export async function connectNative(config: Config, secrets: SecretResolver): Pr
   } catch (error) {
     throw unreachable(config, error);
   }
+}
+
+/** The gRPC status code of an error of the client, which may carry it in a cause; undefined for any other error. */
+export function grpcCodeOf(error: unknown): number | undefined {
+  for (let at: unknown = error, depth = 0; at instanceof Error && depth < 5; at = at.cause, depth += 1) {
+    if (isGrpcServiceError(at)) return at.code;
+  }
+  return undefined;
 }
 
 /** Shown in histories as who did it. */

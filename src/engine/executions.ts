@@ -2,7 +2,6 @@ import {
   WorkflowExecutionAlreadyStartedError,
   WorkflowNotFoundError,
   WorkflowUpdateFailedError,
-  isGrpcServiceError,
   type Client,
   type WorkflowHandleWithStartDetails,
 } from '@temporalio/client';
@@ -10,6 +9,7 @@ import type { Config } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import type { OperatorAction, OperatorRequest, Progress } from '../model/execution.ts';
 import { workflowInputSchemas, type WorkflowType } from '../model/api.ts';
+import { grpcCodeOf } from './connection.ts';
 
 /** gRPC status codes. */
 const DEADLINE_EXCEEDED = 4;
@@ -73,15 +73,13 @@ function translate(workflowId: string, error: unknown): unknown {
   if (error instanceof WorkflowUpdateFailedError) {
     return new HoldfastError('operator-refused', `refused: ${messageOf(error.cause ?? error)}`, { next: `look at it: holdfast status ${workflowId}`, cause: error });
   }
-  // Thrown by `withDeadline`, bare or as the cause of the client's own error.
-  for (let at: unknown = error; at instanceof Error; at = at.cause) {
-    if (isGrpcServiceError(at) && (at.code === DEADLINE_EXCEEDED || at.code === CANCELLED)) {
-      return new HoldfastError('no-worker', `no worker answered for ${workflowId} within ${ANSWER_TIMEOUT_MS / 1000} s`, {
-        next: 'start one: holdfast worker; or see its log if one runs',
-        retryable: true,
-        cause: error,
-      });
-    }
+  const code = grpcCodeOf(error);
+  if (code === DEADLINE_EXCEEDED || code === CANCELLED) {
+    return new HoldfastError('no-worker', `no worker answered for ${workflowId} within ${ANSWER_TIMEOUT_MS / 1000} s`, {
+      next: 'start one: holdfast worker; or see its log if one runs',
+      retryable: true,
+      cause: error,
+    });
   }
   return error;
 }

@@ -1,9 +1,12 @@
 import type { Client } from '@temporalio/client';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { SEARCH_ATTRIBUTES } from '../model/api.ts';
+import { grpcCodeOf } from './connection.ts';
 
 /** temporal.api.enums.v1.IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD */
 const KEYWORD = 2;
+/** gRPC status code. */
+const INVALID_ARGUMENT = 3;
 /** A new attribute is usable when the server's caches have seen it; a cluster refreshes them within about a minute. */
 const USABLE_WITHIN_MS = 75_000;
 
@@ -40,6 +43,8 @@ export async function registerSearchAttributes(client: Client, wait: (ms: number
     }
   } catch (error) {
     if (error instanceof HoldfastError && error.code === 'search-attribute-type') throw error;
+    // Whoever may not administrate the namespace may still use attributes that somebody else registered.
+    if (await usable(client, Object.values(SEARCH_ATTRIBUTES))) return [];
     throw new HoldfastError('search-attributes', `search attributes cannot be registered in namespace ${namespace}: ${messageOf(error)}`, {
       next: `let an administrator run: ${Object.values(SEARCH_ATTRIBUTES).map((name) => `temporal operator search-attribute create --namespace ${namespace} --name ${name} --type Keyword`).join('; ')}`,
       cause: error,
@@ -50,20 +55,23 @@ export async function registerSearchAttributes(client: Client, wait: (ms: number
 }
 
 async function untilUsable(client: Client, names: readonly string[], wait: (ms: number) => Promise<void>): Promise<void> {
-  const query = names.map((name) => `${name} = "x"`).join(' AND ');
-  for (let waitedMs = 0; ; waitedMs += 500) {
-    try {
-      await client.workflow.count(query);
-      return;
-    } catch (error) {
-      if (waitedMs >= USABLE_WITHIN_MS) {
-        throw new HoldfastError('search-attributes', `search attributes were registered but cannot be used after ${USABLE_WITHIN_MS / 1000} s: ${messageOf(error)}`, {
-          next: 'wait a minute and start again; see the Temporal server\'s log if it stays so',
-          cause: error,
-        });
-      }
-    }
+  for (let waitedMs = 0; waitedMs <= USABLE_WITHIN_MS; waitedMs += 500) {
+    if (await usable(client, names)) return;
     await wait(500);
+  }
+  throw new HoldfastError('search-attributes', `search attributes were registered but cannot be used after ${USABLE_WITHIN_MS / 1000} s: ${names.join(', ')}`, {
+    next: "wait a minute and start again; see the Temporal server's log if it stays so",
+  });
+}
+
+/** The server refuses a query by an attribute that it does not know. */
+async function usable(client: Client, names: readonly string[]): Promise<boolean> {
+  try {
+    await client.workflow.count(names.map((name) => `${name} = 'x'`).join(' AND '));
+    return true;
+  } catch (error) {
+    if (grpcCodeOf(error) === INVALID_ARGUMENT) return false;
+    throw error;
   }
 }
 
