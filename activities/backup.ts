@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { Context as ActivityContext } from '@temporalio/activity';
 import type { BackupResult } from '../src/model/api.ts';
+import { messageOf } from '../src/model/errors.ts';
 import { backupFolder } from '../src/model/manifest.ts';
 import { storeNameOf } from '../src/systems/backup-catalogue.ts';
-import { endSessions, runBackup, settleAttempt, type BackupProgress } from '../src/systems/backup-run.ts';
+import { endSessions, orphanAgeMs, reapOrphans, runBackup, settleAttempt, type BackupProgress } from '../src/systems/backup-run.ts';
 import { datastoreOf, storeOf, type Context } from '../src/systems/context.ts';
 import { withActivityFailures } from './failure.ts';
 import { withHeartbeat } from './heartbeat.ts';
@@ -61,6 +62,11 @@ export function createBackupActivities(context: Context) {
       return withHeartbeat(start, async (signal, report) => {
         const adopted = attempt === 1 ? null : await settle(plan, attempt - 1);
         if (adopted !== null) return adopted;
+        // Whatever earlier runs left when even their cleaning up died with them.
+        await reapOrphans(context, plan.datastore, orphanAgeMs(plan.timeoutMs), Date.now(), signal).catch((error: unknown) => {
+          context.log.warn({ datastore: plan.datastore, error: messageOf(error) }, 'leftovers of earlier backups could not be looked for');
+        });
+        signal.throwIfAborted();
         return runBackup(
           context,
           { datastore: plan.datastore, id, location, reason: plan.reason, workflowId: workflowExecution?.workflowId ?? '', runId: workflowExecution?.runId ?? '' },

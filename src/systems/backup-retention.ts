@@ -2,12 +2,9 @@ import type { RetentionDecision, RetentionResult } from '../model/api.ts';
 import { HoldfastError } from '../model/errors.ts';
 import { planRetention } from '../model/retention.ts';
 import { COMMIT, listBackups, readFolders, storeNameOf } from './backup-catalogue.ts';
-import { reapOrphans } from './backup-run.ts';
+import { orphanAgeMs, reapOrphans } from './backup-run.ts';
 import { datastoreOf, type Context } from './context.ts';
 import { openStore, type Store } from './store.ts';
-
-/** Beyond the longest backup there can be: its own deadline, twice for its retries, and a day. */
-const ORPHAN_MARGIN_MS = 86_400_000;
 
 export interface RetentionOptions {
   readonly datastore: string;
@@ -52,7 +49,7 @@ export async function runRetention(context: Context, options: RetentionOptions):
     result.freedBytes += backups.find((backup) => backup.location === decision.location)?.storedBytes ?? 0;
     options.onDeleted?.(result.deleted.length);
   }
-  const reaped = await reapOrphans(context, options.datastore, datastore.backup.timeout * 2 + ORPHAN_MARGIN_MS, options.nowMs, options.signal);
+  const reaped = await reapOrphans(context, options.datastore, orphanAgeMs(datastore.backup.timeout), options.nowMs, options.signal);
   return { ...result, applied: true, reapedUploads: reaped.uploads + reaped.folders };
 }
 

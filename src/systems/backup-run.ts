@@ -445,6 +445,11 @@ export async function endSessions(context: Context, datastoreName: string, ids: 
   return ended;
 }
 
+/** Older than that nothing can still be running: an attempt's deadline, twice for the others, and a day. */
+export function orphanAgeMs(backupTimeoutMs: number): number {
+  return backupTimeoutMs * 2 + 86_400_000;
+}
+
 /**
  * The reaper: uploads that never ended and folders that were never committed, both older than any backup can still be running.
  * @returns how many of both were removed.

@@ -13,7 +13,7 @@ import { queryOnce, suite, testDirectory } from '../support.ts';
 /** Rows that do not compress, so that the pipes fill and a slow store holds pg_dump back. */
 export const BULKY = `
   create table bulky (id int primary key, body bytea);
-  insert into bulky select i, (select decode(string_agg(md5(random()::text || i || j), ''), 'hex') from generate_series(1, 512) j) from generate_series(1, 4000) i;`;
+  insert into bulky select i, (select decode(string_agg(md5(random()::text || i || j), ''), 'hex') from generate_series(1, 512) j) from generate_series(1, 2000) i;`;
 
 /** Pids of our descendants whose program is one of these. */
 export function childrenNamed(names: readonly string[], parent = process.pid): { pid: number; name: string }[] {

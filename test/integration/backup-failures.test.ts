@@ -2,7 +2,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { createProcesses, startPostgres, type PostgresServer, type Processes } from '../../src/local/stack.ts';
 import type { BackupResult } from '../../src/model/api.ts';
-import { listBackups } from '../../src/systems/backup-catalogue.ts';
+import { listBackups, openObject, readManifest } from '../../src/systems/backup-catalogue.ts';
 import { runBackup, type BackupProgress } from '../../src/systems/backup-run.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { openStore } from '../../src/systems/store.ts';
@@ -130,6 +130,28 @@ test('wrong password', async () => {
   expect(error.message).not.toContain('not-the-password');
 });
 
+test('a role that may only read is enough; forced row-level security is named unless it may bypass that', async () => {
+  await queryOnce(server.connectionString('shop'), `
+    create role reader login password 'least-rights-1';
+    create table guarded as select 1 as id; alter table guarded enable row level security; alter table guarded force row level security;
+    grant select on bulky, guarded to reader;`);
+  process.env['HOLDFAST_TEST_LEAST'] = 'least-rights-1';
+  const of = await context({ admin: { username: 'reader', password: 'env:HOLDFAST_TEST_LEAST' } });
+  const error = (await back(of).catch((error: unknown) => error)) as Error;
+  expect(error.message).toMatch(/row-level security|row security/);
+  expect(error.message).toContain('guarded');
+  await expectNothingLeft(direct, server, committed);
+  await queryOnce(server.connectionString('shop'), 'alter role reader bypassrls');
+  const { location } = await back(of);
+  committed += 1;
+  const manifest = await readManifest(await openStore(of, 'main'), location);
+  const globals = manifest.objects.find((object) => object.role === 'globals')!;
+  let text = '';
+  for await (const chunk of await openObject(of, 'main', location, globals)) text += String(chunk);
+  expect(text).toContain('CREATE ROLE reader');
+  expect(text).not.toContain('PASSWORD'); // It cannot read the hashes, and a backup without them is better than none.
+});
+
 test('missing bucket', async () => {
   const of = await context({}, { bucket: 'no-such-bucket-here' });
   const error = await back(of).catch((error: unknown) => error);
@@ -179,13 +201,14 @@ test('cancelled midway', async () => {
   expect((error as Error).message).toBe('cancelled by hand');
 });
 
-test('nothing touches the disk of the worker', async () => {
+test('nothing touches the disk of the worker, and no argument shows the password', async () => {
   const before = new Set(writableFiles(process.pid));
   let looked = 0;
   await back(direct, undefined, (progress) => {
     if (progress.phase !== 'dump' || looked > 40) return;
     looked += 1;
     const children = childrenNamed(['pg_dump', 'pg_restore']).map(({ pid }) => pid);
+    for (const pid of children) expect(safely(() => readFileSync(`/proc/${pid}/cmdline`, 'utf8')) ?? '').not.toContain(server.password);
     expect([process.pid, ...children].flatMap((pid) => writableFiles(pid)).filter((file) => !before.has(file))).toEqual([]);
   });
   committed += 1;

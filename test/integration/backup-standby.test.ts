@@ -42,17 +42,17 @@ async function back(id: string): Promise<{ location: string; manifest: Awaited<R
 }
 
 test('a backup of the standby is exact while the primary is written, and leaves unlogged rows out', async () => {
-  let writing = true;
+  const stop = new AbortController();
   let written = 0;
   const writer = withPostgres({ host: primary.host, port: primary.port, user: primary.superuser, password: primary.password, database: 'shop', sslmode: 'disable' }, async (client) => {
-    while (writing) {
+    while (!stop.signal.aborted) {
       await client.query('insert into t values ($1, $2)', [1_000_000 + written, 'live']);
       written += 1;
     }
   });
   await expect.poll(() => written).toBeGreaterThan(10);
   const { manifest, location } = await back('s');
-  writing = false;
+  stop.abort();
   await writer;
   expect(manifest.source).toMatchObject({ node: 'b', role: 'standby' });
   expect(manifest.degraded).toBeUndefined();
