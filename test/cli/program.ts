@@ -38,11 +38,11 @@ export function secretsOfTest(): Record<string, string> {
 }
 
 /** The whole program in this process: a process a command would cost most of a test's time. */
-export async function runHere(args: readonly string[]): Promise<ProgramExit> {
+export async function runHere(args: readonly string[], options: ProgramOptions = {}): Promise<ProgramExit> {
   let [out, err] = ['', ''];
   const code = await main(args, {
-    env: {},
-    cwd: '/',
+    env: options.env ?? {},
+    cwd: options.cwd ?? '/',
     out: (text) => (out += text),
     err: (text) => (err += text),
     terminal: false,
