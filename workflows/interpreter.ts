@@ -117,14 +117,16 @@ export function createExecution(): Execution {
     const changing = phase === 'apply' || phase === 'undo';
     let limitMs = changing ? planned.applyMs : phase === 'verify' ? kind.verifyMs : READ_PHASE_MS;
     const refusedSince = state!.writesRefusedSinceMs;
-    if (refusedSince !== null && !state!.pastPointOfNoReturn && phase !== 'undo' && !kind.pointOfNoReturn) {
+    const hurry = refusedSince !== null && !state!.pastPointOfNoReturn && phase !== 'undo' && !kind.pointOfNoReturn;
+    if (hurry) {
       // Nothing may wait longer than writes may be refused.
       limitMs = Math.max(1000, Math.min(limitMs, refusedSince + plan!.readOnlyDeadlineMs - Date.now()));
     }
     const attempts = phase === 'apply' ? 1 : phase === 'undo' ? 5 : 3;
     const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
       startToCloseTimeout: limitMs,
-      scheduleToCloseTimeout: limitMs * attempts + 10_000,
+      // All attempts together, when writes are refused meanwhile.
+      scheduleToCloseTimeout: hurry ? limitMs : limitMs * attempts + 10_000,
       heartbeatTimeout: HEARTBEAT_MS,
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
       retry: { maximumAttempts: attempts, initialInterval: 200, maximumInterval: 5000 },
@@ -233,8 +235,10 @@ export function createExecution(): Execution {
     }
     waitingFor = `${action.needed - state!.approvals.length} approval(s)`;
     const seen = version;
-    const left = action.expiresAtMs - Date.now();
-    if (left <= 0 || !(await condition(() => version !== seen, left))) dispatch({ type: 'approvalSettled', step: action.step, outcome: 'expired', atMs: Date.now() });
+    const deadMan = action.deadlineMs !== null && action.deadlineMs < action.expiresAtMs;
+    const left = (deadMan ? action.deadlineMs! : action.expiresAtMs) - Date.now();
+    if (left > 0 && (await condition(() => version !== seen, left))) return;
+    dispatch(deadMan ? { type: 'deadManExpired', atMs: Date.now() } : { type: 'approvalSettled', step: action.step, outcome: 'expired', atMs: Date.now() });
   }
 
   async function park(action: Extract<Action, { type: 'park' }>): Promise<void> {
@@ -264,9 +268,9 @@ export function createExecution(): Execution {
       else if (action.type === 'park') await park(action);
       else {
         waitingFor = `${formatDuration(action.durationMs)} to pass`;
-        const seen = version;
-        await condition(() => version !== seen && state!.status !== 'running', action.durationMs);
-        if (state!.status === 'running') dispatch({ type: 'waited', step: action.step, atMs: Date.now() });
+        const untilDeadline = action.deadlineMs === null ? Number.POSITIVE_INFINITY : Math.max(1, action.deadlineMs - Date.now());
+        await condition(() => state!.status !== 'running', Math.max(1, Math.min(action.durationMs, untilDeadline)));
+        if (state!.status === 'running') dispatch(untilDeadline < action.durationMs ? { type: 'deadManExpired', atMs: Date.now() } : { type: 'waited', step: action.step, atMs: Date.now() });
       }
     }
     waitingFor = null;

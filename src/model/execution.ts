@@ -63,6 +63,8 @@ export interface StepState {
   readonly phase: Phase | null;
   /** Grows with every attempt of apply and with every operator decision; a stale number is refused. */
   readonly attempt: number;
+  /** Apply is not begun beyond this attempt; an operator's retry grants one more. */
+  readonly lastAttempt: number;
   /** apply was begun: undo must look at it even if its outcome is not known. */
   readonly applied: boolean;
   /** apply said that it changed something. */
@@ -70,6 +72,8 @@ export interface StepState {
   /** The last try of apply did not end: inspect before anything else. */
   readonly inDoubt: boolean;
   readonly preflighted: boolean;
+  /** Applied within the refused-write window; verified as soon as that is over. */
+  readonly verifyDue: boolean;
   readonly summary: string;
   readonly checks: readonly CheckResult[];
   readonly before: Json;
@@ -147,9 +151,9 @@ export interface Progress {
 export type Action =
   | { readonly type: 'phase'; readonly step: number; readonly phase: Phase }
   | { readonly type: 'preflight'; readonly calls: readonly { readonly step: number; readonly phase: 'inspect' | 'guard' }[] }
-  | { readonly type: 'approval'; readonly step: number; readonly needed: number; readonly expiresAtMs: number | null }
-  | { readonly type: 'wait'; readonly step: number; readonly durationMs: number }
-  /** Nothing to do until an operator decides (or the dead-man deadline passes). */
+  | { readonly type: 'approval'; readonly step: number; readonly needed: number; readonly expiresAtMs: number | null; readonly deadlineMs: number | null }
+  | { readonly type: 'wait'; readonly step: number; readonly durationMs: number; readonly deadlineMs: number | null }
+  /** Nothing to do until an operator decides. `deadlineMs` here and above: until when writes may stay refused (epoch milliseconds). */
   | { readonly type: 'park'; readonly step: number | null; readonly why: string; readonly deadlineMs: number | null }
   | { readonly type: 'finish'; readonly outcome: FinalOutcome };
 
@@ -194,10 +198,12 @@ export function startExecution(plan: Plan, start: { epoch: number; requestedBy: 
       outcome: null,
       phase: null,
       attempt: 1,
+      lastAttempt: step.attempts,
       applied: false,
       changed: false,
       inDoubt: false,
       preflighted: false,
+      verifyDue: false,
       summary: '',
       checks: [],
       before: null,
@@ -227,14 +233,17 @@ export function nextAction(plan: Plan, state: ExecutionState): Action {
   if (state.status === 'undoing') return nextUndo(state);
 
   const parked = state.steps.findIndex((step) => step.status === 'parked');
-  if (parked >= 0) return { type: 'park', step: parked, why: state.steps[parked]!.error ?? 'needs an operator', deadlineMs: deadMan(plan, state, parked) };
+  if (parked >= 0) return { type: 'park', step: parked, why: state.steps[parked]!.error ?? 'needs an operator', deadlineMs: deadMan(plan, state) };
 
   const index = state.steps.findIndex((step) => step.status !== 'done');
+  const due = state.steps.findIndex((step) => step.verifyDue);
+  if (due >= 0 && (index < 0 || (state.steps[index]!.status === 'pending' && !kindOf(plan.steps[index]!.uses).critical))) return { type: 'phase', step: due, phase: 'verify' };
   if (index < 0) return { type: 'finish', outcome: state.dryRun ? 'checked' : 'succeeded' };
   const step = state.steps[index]!;
   const planned = plan.steps[index]!;
   const kind = kindOf(planned.uses);
 
+  if (state.paused && step.status === 'pending') return { type: 'park', step: null, why: 'paused by an operator', deadlineMs: deadMan(plan, state) };
   // Before the first change: every later guard, so that nothing is found out while writes are refused.
   if (!state.preflightDone && planned.included && (changes(kind) || kind.runsIn === 'workflow') && step.status === 'pending') {
     return { type: 'preflight', calls: preflightCalls(plan, state, index) };
@@ -244,16 +253,15 @@ export function nextAction(plan: Plan, state: ExecutionState): Action {
   if (!state.preflightRepeated && planned.included && (kind.refusesWrites || kind.pointOfNoReturn) && step.status === 'pending') {
     return { type: 'preflight', calls: preflightCalls(plan, state, index) };
   }
-  if (state.paused && step.status === 'pending') return { type: 'park', step: null, why: 'paused by an operator', deadlineMs: deadMan(plan, state, index) };
   if (kind.runsIn === 'workflow') {
     const parsed = kind.input.safeParse(stepInput(plan, state, index).value);
     // Plans are checked when they are made, but not what a fact turns out to be. Throwing here would stop the workflow for good.
-    if (!parsed.success) return { type: 'park', step: index, why: `step ${step.id}: its inputs do not fit: ${parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')}`, deadlineMs: deadMan(plan, state, index) };
+    if (!parsed.success) return { type: 'park', step: index, why: `step ${step.id}: its inputs do not fit: ${parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')}`, deadlineMs: deadMan(plan, state) };
     const input = parsed.data as Readonly<Record<string, unknown>>;
-    if (planned.uses === 'operator.wait') return { type: 'wait', step: index, durationMs: Number(input['duration']) };
+    if (planned.uses === 'operator.wait') return { type: 'wait', step: index, durationMs: Number(input['duration']), deadlineMs: deadMan(plan, state) };
     const needed = typeof input['count'] === 'number' ? input['count'] : plan.approval.count;
     const expiresMs = typeof input['expires'] === 'number' ? input['expires'] : plan.approval.expiresMs;
-    return { type: 'approval', step: index, needed, expiresAtMs: state.approvalSinceMs === null ? null : state.approvalSinceMs + expiresMs };
+    return { type: 'approval', step: index, needed, expiresAtMs: state.approvalSinceMs === null ? null : state.approvalSinceMs + expiresMs, deadlineMs: deadMan(plan, state) };
   }
   return { type: 'phase', step: index, phase: nextPhase(kind, step) };
 }
@@ -290,10 +298,8 @@ function preflightCalls(plan: Plan, state: ExecutionState, from: number): { step
 }
 
 /** Until when writes may stay refused, null when they are not, or when promotion may have begun: then lifting could make two primaries. */
-function deadMan(plan: Plan, state: ExecutionState, at: number): number | null {
-  if (state.writesRefusedSinceMs === null || state.pastPointOfNoReturn) return null;
-  const step = state.steps[at]!;
-  if (kindOf(step.uses).pointOfNoReturn && step.inDoubt) return null;
+function deadMan(plan: Plan, state: ExecutionState): number | null {
+  if (state.writesRefusedSinceMs === null || mayBePromoted(state)) return null;
   return state.writesRefusedSinceMs + plan.readOnlyDeadlineMs;
 }
 
@@ -321,6 +327,7 @@ export function reduce(plan: Plan, state: ExecutionState, event: ExecutionEvent)
         ...step,
         status: 'running',
         phase: event.phase,
+        verifyDue: event.phase === 'verify' ? false : step.verifyDue,
         // Undo is registered before apply begins.
         applied: step.applied || applying,
         startedAtMs: step.startedAtMs ?? event.atMs,
@@ -339,11 +346,11 @@ export function reduce(plan: Plan, state: ExecutionState, event: ExecutionEvent)
     case 'preflightDone':
       return settlePreflight(plan, state, event.results, event.atMs);
     case 'phaseDone':
-      return phaseDone(plan, state, event);
+      return phaseDone(state, event);
     case 'phaseFailed':
       return phaseFailed(state, event);
     case 'deadManExpired':
-      if (state.status !== 'running' || state.pastPointOfNoReturn) return state;
+      if (state.status !== 'running' || mayBePromoted(state)) return state;
       return goBack(state, 'failed', `writes were refused for longer than the deadline of ${plan.readOnlyDeadlineMs} ms before the point of no return`, event.atMs);
     case 'cancelRequested':
       if (state.status !== 'running' || mayBePromoted(state)) return state;
@@ -384,7 +391,7 @@ function settlePreflight(plan: Plan, state: ExecutionState, results: readonly Pr
   return goBack(next, 'failed', `refused before the first change: ${problems.join('; ')}`, atMs);
 }
 
-function phaseDone(plan: Plan, state: ExecutionState, event: Extract<ExecutionEvent, { type: 'phaseDone' }>): ExecutionState {
+function phaseDone(state: ExecutionState, event: Extract<ExecutionEvent, { type: 'phaseDone' }>): ExecutionState {
   const { step: index, phase, result, atMs } = event;
   const step = state.steps[index]!;
   const kind = kindOf(step.uses);
@@ -401,7 +408,7 @@ function phaseDone(plan: Plan, state: ExecutionState, event: Extract<ExecutionEv
           next = recordEffect(next, index, 'apply', { before: step.before, after: result.after ?? null, atMs, outcome: 'changed' });
           return passApply(next, index, { changed: true, outcome: 'changed', summary: `its answer was lost; inspection shows that it happened: ${result.summary}`, atMs });
         }
-        return retryOrGiveUp(plan, next, index, step.error ?? 'its answer was lost', true, atMs);
+        return retryOrGiveUp(next, index, step.error ?? 'its answer was lost', true, atMs);
       }
       if (result.satisfied === true) return passApply(update(next, index, (item) => ({ ...item, before: result.before ?? item.before })), index, { changed: false, outcome: 'already-satisfied', summary: result.summary, atMs });
       return update(next, index, (item) => ({ ...item, before: result.before ?? item.before, phase: after(kind, 'inspect') }));
@@ -439,6 +446,8 @@ function phaseFailed(state: ExecutionState, event: Extract<ExecutionEvent, { typ
   if (phase === 'apply') {
     const outcome: Outcome = how === 'unknown' ? 'unknown' : 'failed';
     const next = recordEffect(state, index, 'apply', { before: step.before, after: null, atMs, outcome });
+    // It goes back already: undo looks for itself, and waits for nobody.
+    if (state.status === 'undoing') return update(next, index, (item) => ({ ...item, outcome, error }));
     const canLook = kindOf(step.uses).phases.includes('inspect');
     if (canLook && (how === 'unknown' || kindOf(step.uses).pointOfNoReturn)) {
       // Neither failure nor success: look. A promotion that reported failure may still have been under way.
@@ -446,17 +455,17 @@ function phaseFailed(state: ExecutionState, event: Extract<ExecutionEvent, { typ
     }
     return giveUp(update(next, index, (item) => ({ ...item, outcome })), index, error, atMs);
   }
-  if (phase === 'inspect' && step.inDoubt) {
+  if (phase === 'inspect' && step.inDoubt && state.status === 'running') {
     return update(state, index, (item) => ({ ...item, status: 'parked', error: `${item.error ?? error}; and it could not be inspected: ${error}` }));
   }
   return giveUp(state, index, `${phase}: ${error}`, atMs);
 }
 
 /** After a lost or failed try whose effect inspection does not show. */
-function retryOrGiveUp(plan: Plan, state: ExecutionState, index: number, error: string, wasInDoubt: boolean, atMs: number): ExecutionState {
+function retryOrGiveUp(state: ExecutionState, index: number, error: string, wasInDoubt: boolean, atMs: number): ExecutionState {
   const step = state.steps[index]!;
   const kind = kindOf(step.uses);
-  if (step.attempt < plan.steps[index]!.attempts) {
+  if (step.attempt < step.lastAttempt) {
     return update(state, index, (item) => ({ ...item, attempt: item.attempt + 1, inDoubt: false, outcome: null, phase: 'apply' }));
   }
   if (kind.pointOfNoReturn && wasInDoubt) {
@@ -467,10 +476,15 @@ function retryOrGiveUp(plan: Plan, state: ExecutionState, index: number, error: 
 }
 
 function passApply(state: ExecutionState, index: number, applied: { changed: boolean; outcome: Outcome; summary: string; atMs: number }): ExecutionState {
-  const kind = kindOf(state.steps[index]!.uses);
-  let next = update(state, index, (step) => ({ ...step, changed: step.changed || applied.changed, outcome: applied.outcome, inDoubt: false, error: null, summary: applied.summary, phase: 'verify' }));
+  const { id, uses } = state.steps[index]!;
+  const kind = kindOf(uses);
+  // An earlier try whose answer was lost may be what is found there now: it is ours to undo.
+  const tried = state.ledger.some((entry) => entry.step === id && entry.phase === 'apply' && (entry.outcome === 'unknown' || entry.outcome === 'failed'));
+  let next = update(state, index, (step) => ({ ...step, changed: step.changed || applied.changed || tried, outcome: applied.outcome, inDoubt: false, error: null, summary: applied.summary, phase: 'verify' }));
   if (kind.pointOfNoReturn) next = { ...next, pastPointOfNoReturn: true };
-  return kind.phases.includes('verify') ? next : done(next, index, applied.outcome, applied.summary, applied.atMs);
+  if (!kind.phases.includes('verify')) return done(next, index, applied.outcome, applied.summary, applied.atMs);
+  // Every moment counts while writes are refused: what follows checks for itself, and this is verified right after.
+  return kind.critical && state.steps[index]!.preflighted ? update(done(next, index, applied.outcome, applied.summary, applied.atMs), index, (step) => ({ ...step, verifyDue: true })) : next;
 }
 
 function done(state: ExecutionState, index: number, outcome: Outcome, summary: string, atMs: number): ExecutionState {
@@ -485,6 +499,8 @@ function giveUp(state: ExecutionState, index: number, error: string, atMs: numbe
 }
 
 function goBack(state: ExecutionState, final: FinalOutcome, failure: string, atMs: number): ExecutionState {
+  // What comes up on the way back is not why it goes back.
+  if (state.status !== 'running') return state;
   const steps = state.steps.map((step) => (step.status === 'running' || step.status === 'parked' ? { ...step, status: 'running' as const, endedAtMs: atMs, outcome: step.outcome ?? ('failed' as const) } : step));
   const next: ExecutionState = { ...state, steps, status: 'undoing', final, failure };
   return next;
@@ -508,7 +524,8 @@ function operate(state: ExecutionState, event: Extract<ExecutionEvent, { type: '
     case 'pause':
       return { ...next, paused: true };
     case 'resume':
-      return { ...next, paused: false };
+      // The guards held before the pause; they are asked again before writes are refused.
+      return { ...next, paused: false, preflightRepeated: next.preflightRepeated && (next.writesRefusedSinceMs !== null || mayBePromoted(next)) };
     case 'abort':
       return goBack(next, 'aborted', `aborted by ${request.by}: ${request.reason}`, atMs);
     case 'retry':
@@ -518,6 +535,7 @@ function operate(state: ExecutionState, event: Extract<ExecutionEvent, { type: '
         status: 'running',
         attempt: step.attempt + 1,
         error: null,
+        lastAttempt: Math.max(step.lastAttempt, step.attempt + 2),
         phase: retryPhase(next, step),
         // What this try will find replaces what the last one found wrong: a step that then succeeds must not be reported as failed.
         outcome: step.outcome === 'changed' || step.outcome === 'already-satisfied' ? step.outcome : null,
@@ -536,7 +554,8 @@ function operate(state: ExecutionState, event: Extract<ExecutionEvent, { type: '
         summary: `declared done by ${request.by}: ${request.reason} (evidence: ${request.evidence ?? 'none'})`,
         endedAtMs: atMs,
       }));
-      return kind.pointOfNoReturn && next.status === 'running' ? { ...marked, pastPointOfNoReturn: true } : marked;
+      if (next.status === 'undoing') return kind.refusesWrites ? { ...marked, writesRefusedSinceMs: null } : marked;
+      return kind.pointOfNoReturn ? { ...marked, pastPointOfNoReturn: true } : marked;
     }
     default:
       return action satisfies never;
@@ -561,8 +580,8 @@ export function refusal(plan: Plan, state: ExecutionState, action: OperatorActio
     case 'approve':
     case 'reject':
       if (next.type !== 'approval') return 'nothing waits for approval';
-      if (action === 'approve' && request.by === state.requestedBy) return `${request.by} requested this and cannot approve it`;
-      if (action === 'approve' && state.approvals.includes(request.by)) return `${request.by} approved already; another person is needed`;
+      if (action === 'approve' && samePerson(request.by, state.requestedBy)) return `${request.by} requested this and cannot approve it`;
+      if (action === 'approve' && state.approvals.some((by) => samePerson(by, request.by))) return `${request.by} approved already; another person is needed`;
       return null;
     case 'pause':
       if (state.status !== 'running') return 'it is being undone and cannot be paused';
@@ -579,15 +598,22 @@ export function refusal(plan: Plan, state: ExecutionState, action: OperatorActio
       const index = state.steps.findIndex((step) => step.id === request.step);
       if (index < 0) return `${action} needs "step", one of: ${state.steps.map((step) => step.id).join(', ')}`;
       const step = state.steps[index]!;
-      if (step.status !== 'parked') return `step ${step.id} is ${step.status}, not parked`;
+      // A step of the workflow's own whose inputs do not fit waits for an operator without having begun.
+      if (step.status !== 'parked' && !(next.type === 'park' && next.step === index)) return `step ${step.id} is ${step.status}, not parked`;
       if (request.attempt !== step.attempt) return `attempt ${String(request.attempt)} is stale: step ${step.id} is at attempt ${step.attempt}; look at it again and decide anew`;
       if (action === 'skip' && (!kindOf(step.uses).skippable || state.status === 'undoing')) return `step ${step.id} (${step.uses}) may not be skipped; retry it, or markDone with evidence`;
+      if (action === 'markDone' && step.uses === 'operator.approval') return `step ${step.id} is an approval: it is given by other people, not declared`;
       if (action === 'markDone' && (request.evidence ?? '').trim() === '') return 'markDone needs "evidence": what shows that it is done';
       return null;
     }
     default:
       return action satisfies never;
   }
+}
+
+/** Names are typed by hand: a capital or a blank does not make another person. */
+function samePerson(one: string, other: string): boolean {
+  return one.trim().toLowerCase() === other.trim().toLowerCase();
 }
 
 function recordEffect(state: ExecutionState, index: number, phase: 'apply' | 'undo', effect: { before: Json; after: Json; atMs: number; outcome: Outcome }): ExecutionState {
