@@ -22,6 +22,7 @@ interface Outcome {
   readonly peakBytes: number;
   readonly startBytes: number;
   readonly childrenBytes: number;
+  readonly cpuMs: number;
 }
 
 if (process.send === undefined) await bench(process.argv.slice(2).map(Number));
@@ -58,11 +59,11 @@ async function bench(sizes: readonly number[]): Promise<void> {
       const { result } = outcome;
       rows.push([
         formatBytes(result.plainBytes), formatBytes(result.storedBytes), formatDuration(result.durationMs), `${formatBytes(Math.round((result.plainBytes / result.durationMs) * 1000))}/s`,
-        formatBytes(outcome.startBytes), formatBytes(outcome.peakBytes), formatBytes(outcome.childrenBytes),
+        formatBytes(outcome.startBytes), formatBytes(outcome.peakBytes), formatBytes(outcome.childrenBytes), formatDuration(outcome.cpuMs),
       ]);
       console.log(`${megabytes} MB done`);
     }
-    console.log(formatTable(['plain', 'stored', 'took', 'rate', 'memory at start', 'peak', 'peak of its children'], rows));
+    console.log(formatTable(['plain', 'stored', 'took', 'rate', 'memory at start', 'peak', 'peak of its children', 'processor time'], rows));
   } finally {
     await processes.end();
   }
@@ -91,14 +92,16 @@ async function backUp(document: string): Promise<void> {
       if (peak !== undefined) children.set(pid, peak);
     }
   }, 100);
+  const before = process.cpuUsage();
   const result = await runBackup(
     context,
     { datastore: 'shop', id: 'bench', location: `${Date.now()}/shop/2026/01/01/000000Z-bench/`, reason: 'bench', workflowId: '', runId: '' },
     { signal: new AbortController().signal },
   );
   clearInterval(timer);
+  const used = process.cpuUsage(before);
   context.close();
-  process.send!({ result, startBytes, peakBytes: peakOf(process.pid) ?? 0, childrenBytes: [...children.values()].reduce((sum, bytes) => sum + bytes, 0) } satisfies Outcome);
+  process.send!({ result, startBytes, peakBytes: peakOf(process.pid) ?? 0, childrenBytes: [...children.values()].reduce((sum, bytes) => sum + bytes, 0), cpuMs: (used.user + used.system) / 1000 } satisfies Outcome);
   process.disconnect();
 }
 
