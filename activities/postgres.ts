@@ -318,6 +318,10 @@ const fence: StepDefinition = {
 async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): Promise<{ holds: boolean; how: string }> {
   const datastore = datastoreFor(step);
   const node = datastore.nodes[name]!;
+  if (!afterRestart && (await probeRules(await fenceTarget(step.context, datastore, name))) === 'rejected') {
+    // One look, since applications wait: an ordinary role is rejected before its password is even asked for.
+    return { holds: true, how: `${name} rejects every application by pg_hba.conf` };
+  }
   const status = await nodeStatus(step.context, datastore, name);
   if (status.reachable) {
     if (status.inRecovery === true) return { holds: true, how: `${name} is in recovery` };
@@ -390,17 +394,17 @@ const promote: StepDefinition = {
   async apply(step) {
     const datastore = datastoreFor(step);
     const candidate = nodeInput(step, 'candidate');
-    const { client } = await openNode(step.context, datastore, candidate);
+    const [{ client }, seen] = await Promise.all([
+      openNode(step.context, datastore, candidate),
+      // Between the last look and now someone may have let writes in again.
+      step.call.mode === 'planned' ? withNode(step.context, datastore, nodeInput(step, 'primary'), readFence) : null,
+    ]);
     try {
       const before = (await client.query('select pg_is_in_recovery() as recovering, pg_last_wal_replay_lsn()::text as lsn')).rows[0] as { recovering: boolean; lsn: string };
       const started = step.nowMs();
       if (before.recovering) {
-        if (step.call.mode === 'planned') {
-          // Between the look before and now someone may have let writes in again.
-          const seen = await withNode(step.context, datastore, nodeInput(step, 'primary'), readFence);
-          if (seen.epoch !== step.call.epoch) {
-            throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch}): not promoting`, { next: 'the execution goes back; look at who lifted read-only' });
-          }
+        if (seen !== null && seen.epoch !== step.call.epoch) {
+          throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch}): not promoting`, { next: 'look at who lifted read-only' });
         }
         await client.query('select pg_promote(false)');
         for (;;) {

@@ -11,7 +11,7 @@ export type Ranges = readonly (readonly [number, number])[];
 
 const MAX_RANGES = 500;
 /** How long a failing application waits before it asks for its endpoint again. */
-const RECONNECT_MS = 15;
+const RECONNECT_MS = 20;
 const UNDEFINED_TABLE = new Set(['42P01', '3F000']);
 const KEEP_DAYS = 30;
 

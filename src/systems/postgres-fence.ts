@@ -94,11 +94,12 @@ export async function refuseWrites(
   const deadline = options.nowMs() + options.timeoutMs;
   const hba = await readServerFile(client, 'hba_file');
   const fenced = withFence(hba, { admin: target.user, epoch: options.epoch, execution: options.execution });
-  if (fenced !== hba) await writeServerFile(client, await settingOf(client, 'hba_file'), fenced);
-  const refusedFromMs = options.nowMs();
   await client.query('alter system set default_transaction_read_only = on');
+  if (fenced !== hba) await writeServerFile(client, await settingOf(client, 'hba_file'), fenced);
+  lap('rulesWritten');
+  // Nothing is refused before the server loads the rules.
+  const refusedFromMs = options.nowMs();
   await client.query('select pg_reload_conf()');
-  lap('rules');
   await untilProbe(target, 'rejected', deadline, options.nowMs, options.signal);
   lap('rulesInForce');
   let sessionsEnded = 0;
