@@ -28,6 +28,8 @@ export interface CatalogueOptions {
   readonly signal?: AbortSignal;
   /** For the expiry of in-use marks; default: the clock. */
   readonly nowMs?: number;
+  /** Only the backup with this id: the others are not read. */
+  readonly id?: string;
   /** Told of folders with a COMMIT that cannot be trusted; they are no backups, but somebody should look. */
   readonly onDamaged?: (location: string, why: string) => void;
 }
@@ -39,7 +41,7 @@ export interface CatalogueOptions {
 export async function listBackups(store: Store, prefix: string, datastore: string, options: CatalogueOptions = {}): Promise<BackupSummary[]> {
   const folders = await readFolders(store, prefix, datastore);
   const nowMs = options.nowMs ?? Date.now();
-  const waiting = [...folders.values()].filter((folder) => folder.files.has(COMMIT));
+  const waiting = [...folders.values()].filter((folder) => folder.files.has(COMMIT) && (options.id === undefined || folder.id === options.id));
   const found: BackupSummary[] = [];
   await Promise.all(
     Array.from({ length: READERS }, async () => {
@@ -188,7 +190,7 @@ export async function findBackup(context: Context, id: string, datastoreName?: s
   for (const name of datastores) {
     const storeName = storeNameOf(context, name);
     const store = await openStore(context, storeName);
-    for (const summary of await listBackups(store, store.prefix, name, options)) seen.push({ storeName, store, summary });
+    for (const summary of await listBackups(store, store.prefix, name, { ...options, ...(id === 'newest' ? {} : { id }) })) seen.push({ storeName, store, summary });
   }
   const wanted = id === 'newest' ? [...seen].sort((a, b) => b.summary.snapshotAtMs - a.summary.snapshotAtMs).slice(0, 1) : seen.filter(({ summary }) => summary.id === id);
   if (wanted.length === 1) return wanted[0]!;
@@ -345,8 +347,8 @@ export async function restoreInto(context: Context, options: RestoreOptions): Pr
       onProgress: (plainBytes) => options.onProgress?.({ phase: 'data', plainBytes, ofBytes: data.plainBytes }),
     });
     const child = { env: environment(recreate ? maintenance : target), signal };
-  if (options.parallel === undefined || options.parallel.jobs < 2) await feedToEnd(argv, stream, child);
-  else await restoreStaged(argv, stream, manifest.id, options.parallel, child);
+    if (options.parallel === undefined || options.parallel.jobs < 2) await feedToEnd(argv, stream, child);
+    else await restoreStaged(argv, stream, manifest.id, options.parallel, child);
   } finally {
     await tables?.remove();
   }

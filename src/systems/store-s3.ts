@@ -8,6 +8,11 @@ import { alreadyThere, missingObject, readText, shellQuote, type PutOptions, typ
 /** S3's own limit. */
 const MAXIMUM_PARTS = 10_000;
 const MINIMUM_PART_BYTES = 5 * 1024 * 1024;
+/** A part may take as long as it needs at this speed; below it the line is taken for dead and the part sent again. */
+const SLOWEST_BYTES_PER_SECOND = 50_000;
+const SHORTEST_PART_TIMEOUT_MS = 60_000;
+/** A read that gives nothing for so long is taken for dead. */
+const READ_STALL_MS = 60_000;
 /** A read that was cut is resumed at the byte it stopped, at most this often without a byte in between. */
 const READ_RESUMES = 4;
 
@@ -96,7 +101,7 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
       const sending: Promise<void> = call('written', key, () =>
         client.send(
           new s3.UploadPartCommand({ Bucket: bucket, Key: key, UploadId: uploadId, PartNumber: number, Body: bytes, ContentLength: bytes.length, ChecksumAlgorithm: 'CRC32' }),
-          { abortSignal: signal },
+          { abortSignal: signal, requestTimeout: Math.max(SHORTEST_PART_TIMEOUT_MS, (bytes.length / SLOWEST_BYTES_PER_SECOND) * 1000) },
         ),
       )
         .then((answer) => {
@@ -248,25 +253,40 @@ async function* inParts(source: Readable, partBytes: number): AsyncGenerator<Buf
   if (filled > 0) yield part.subarray(0, filled);
 }
 
-/** The whole object although the connection may be cut: goes on at the next byte, of the same version only. */
-async function* resumed(
-  opened: GetObjectCommandOutput,
-  open: (from: number, etag: string | undefined) => Promise<GetObjectCommandOutput>,
+export interface OpenedBody {
+  readonly Body?: unknown;
+  readonly ContentLength?: number;
+  readonly ETag?: string;
+}
+
+/** The whole object although the connection may be cut or fall silent: goes on at the next byte, of the same version only. */
+export async function* resumed(
+  opened: OpenedBody,
+  open: (from: number, etag: string | undefined) => Promise<OpenedBody>,
   where: string,
   signal: AbortSignal | undefined,
+  stallMs = READ_STALL_MS,
 ): AsyncGenerator<Buffer> {
   const total = opened.ContentLength;
   let body = opened.Body as Readable;
   let position = 0;
   let resumes = 0;
+  const onAbort = (): void => void body.destroy(abortReason(signal));
+  signal?.addEventListener('abort', onAbort, { once: true });
   try {
     for (;;) {
       let cause: unknown;
+      const chunks = (body as AsyncIterable<Buffer>)[Symbol.asyncIterator]();
       try {
-        for await (const chunk of body as AsyncIterable<Buffer>) {
-          position += chunk.length;
+        for (;;) {
+          // Only the wait for the store counts, not the time our own reader takes.
+          const current = body;
+          const timer = setTimeout(() => current.destroy(new Error(`nothing came for ${stallMs} ms`)), stallMs);
+          const next = await chunks.next().finally(() => clearTimeout(timer));
+          if (next.done === true) break;
+          position += next.value.length;
           resumes = 0;
-          yield chunk;
+          yield next.value;
         }
       } catch (error) {
         cause = error;
@@ -280,6 +300,7 @@ async function* resumed(
       body = (await open(position, opened.ETag)).Body as Readable;
     }
   } finally {
+    signal?.removeEventListener('abort', onAbort);
     body.destroy();
   }
 }

@@ -75,6 +75,21 @@ test('everything of a foreign schema comes back exactly', async () => {
   }
 });
 
+test('into a database that is made for it, with the encoding and locale of the source', async () => {
+  const name = uniqueName('made').replaceAll('-', '_');
+  const target = { ...database.target, database: name };
+  await restoreInto(context, { storeName: 'main', location, manifest, target, create: true, binDirectory: suite().postgres.binDirectory });
+  try {
+    expect((await withPostgres(target, (client) => fingerprintDatabase([client]))).tables).toEqual(manifest.fingerprint.tables);
+    const facts = "select pg_encoding_to_char(encoding) as e, datcollate as c, datctype as t from pg_database where datname = current_database()";
+    expect(await withPostgres(target, async (client) => (await client.query(facts)).rows)).toEqual(await database.query(facts));
+    const again = restoreInto(context, { storeName: 'main', location, manifest, target, create: true, binDirectory: suite().postgres.binDirectory });
+    await expect(again).rejects.toMatchObject({ code: 'target-exists' });
+  } finally {
+    await database.query(`drop database ${name}`);
+  }
+});
+
 /** A restore into a database of another name makes no database itself. */
 function withoutDatabase(objects: Readonly<Record<string, string>>): Record<string, string> {
   return Object.fromEntries(Object.entries(objects).filter(([key]) => !key.endsWith('<database>')));
