@@ -41,7 +41,15 @@ describe('the order of things', () => {
   it('between read-only and promotion nothing is done that could be done before', () => {
     const run = new Run(planned).until();
     const from = run.begun.indexOf('read-only:apply');
-    expect(run.begun.slice(from, run.begun.indexOf('promote:apply') + 1)).toEqual(['read-only:apply', 'read-only:verify', 'await-replay:verify', 'promote:apply']);
+    expect(run.begun.slice(from, run.begun.indexOf('promote:apply') + 1)).toEqual(['read-only:apply', 'await-replay:verify', 'promote:apply']);
+  });
+
+  it('what was done in a hurry is verified as soon as there is time, and before the end', () => {
+    const run = new Run(planned).until();
+    const from = run.begun.indexOf('swap-secret:apply');
+    expect(run.begun.slice(from, from + 5)).toEqual(['swap-secret:apply', 'read-only:verify', 'promote:verify', 'swap-secret:verify', 'dns:inspect']);
+    const last = new Run(planOf([{ id: 'stage', uses: 'secret.stage' }, { id: 'read-only', uses: 'postgres.readOnly' }])).until();
+    expect(last.begun.at(-1)).toBe('read-only:verify');
   });
 
   it('each effect is in the ledger with before, after, epoch and attempt', () => {
@@ -149,9 +157,9 @@ describe('going back', () => {
   });
 
   it('a verification that fails undoes the change it looked at', () => {
-    const run = new Run(small()).until('read-only:verify').good({ checks: badChecks }).until();
-    expect(run.begun.slice(-3)).toEqual(['read-only:undo', 'canary:undo', 'stage:undo']);
-    expect(run.state.failure).toBe('step read-only: verification: holds: expected it, found something else');
+    const run = new Run(small()).until('canary:verify').good({ checks: badChecks }).until();
+    expect(run.begun.slice(-2)).toEqual(['canary:undo', 'stage:undo']);
+    expect(run.state.failure).toBe('step canary: verification: holds: expected it, found something else');
   });
 
   it('an undo that fails parks without a deadline; the operator tries again, or says with evidence that it is done', () => {
@@ -171,7 +179,7 @@ describe('going back', () => {
 
   it('a change that an earlier, lost try made is undone, though the second try found it there', () => {
     const run = new Run(small()).until('read-only:apply').bad('unknown').good({ satisfied: false }).good({ outcome: 'already-satisfied' });
-    run.good({ checks: badChecks }).until();
+    run.send({ type: 'cancelRequested' }).until();
     expect(run.begun).toContain('read-only:undo');
   });
 });
@@ -414,7 +422,7 @@ describe('operators', () => {
     expect(refusal(run.plan, run.state, 'pause', { by: 'o', reason: 'r' })).toBe('it is paused already');
     run.operator('resume');
     expect(refusal(run.plan, run.state, 'resume', { by: 'o', reason: 'r' })).toBe('it is not paused');
-    run.until('read-only:verify');
+    run.until('promote:apply');
     expect(refusal(run.plan, run.state, 'pause', { by: 'o', reason: 'r' })).toMatch(/would prolong that/);
   });
 
