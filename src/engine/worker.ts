@@ -1,7 +1,8 @@
 import { DefaultLogger, Runtime, Worker, makeTelemetryFilterString, type LogEntry, type NativeConnection } from '@temporalio/worker';
+import { asyncLocalStorage } from '@temporalio/activity';
 import { createActivities } from '../../activities/index.ts';
 import type { Context } from '../systems/context.ts';
-import type { Logger } from '../systems/log.ts';
+import { setLogSurroundings, type Logger } from '../systems/log.ts';
 import { bundleWorkflows, type WorkflowBundle } from './bundle.ts';
 import { connectClient, connectNative, identity } from './connection.ts';
 import { sweepEndedDrills } from './drill-sweep.ts';
@@ -105,6 +106,10 @@ function assemble(workers: readonly Worker[], connection: NativeConnection): Hol
 
 /** SDK and core log lines go where ours go, through the same redaction. Once a process, before any connection. */
 export function installRuntime(log: Logger): void {
+  setLogSurroundings(() => {
+    const info = asyncLocalStorage.getStore()?.info;
+    return info === undefined ? {} : { workflowId: info.workflowExecution?.workflowId, runId: info.workflowExecution?.runId, activity: info.activityType, attempt: info.attempt };
+  });
   const temporal = log.child({ component: 'temporal' });
   Runtime.install({
     logger: new DefaultLogger('DEBUG', (entry: LogEntry) => {

@@ -31,6 +31,13 @@ export function redactValue<T>(value: T): T {
   return value;
 }
 
+let surroundings: () => Record<string, unknown> = () => ({});
+
+/** What every line carries besides its own fields, e.g. which execution it belongs to; asked for each line. */
+export function setLogSurroundings(ask: () => Record<string, unknown>): void {
+  surroundings = ask;
+}
+
 export interface LogOptions {
   readonly format: 'json' | 'pretty';
   readonly level: string;
@@ -47,7 +54,7 @@ export async function createLogger(options: LogOptions): Promise<Logger> {
     sink = pretty({ destination: fd, sync: true, ignore: 'pid,hostname', translateTime: 'SYS:HH:MM:ss.l' }) as unknown as typeof sink;
   }
   return pino(
-    { level: options.level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime },
+    { level: options.level, base: { pid: process.pid }, timestamp: pino.stdTimeFunctions.isoTime, mixin: () => surroundings() },
     { write: (line: string) => sink.write(redact(line)) },
   );
 }

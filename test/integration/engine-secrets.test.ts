@@ -131,7 +131,8 @@ describe('secrets stay where they belong', () => {
       expect(audit).toMatchObject({ code: 0 });
       expectNoSecret(audit.text);
       expectNoSecret((await run(context.configPath, 'doctor')).text);
-      expect(log()).toContain('a notification was not delivered');
+      const undelivered = log().split('\n').find((line) => line.includes('a notification was not delivered'));
+      expect(JSON.parse(undelivered!)).toMatchObject({ activity: 'notify', workflowId: expect.stringMatching(/^backup\//), receiver: 'ops' });
       expectNoSecret(log());
     });
   });
