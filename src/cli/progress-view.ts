@@ -82,6 +82,6 @@ export function nextCommands(workflowId: string, { state, waitingFor }: Progress
     return ['retry', 'skip', 'mark-done --evidence "..."'].map((verb) => `holdfast ${verb.split(' ')[0]} ${workflowId} --step ${parked.id} --attempt ${parked.attempt}${verb.slice(verb.split(' ')[0]!.length)} --reason "..."`);
   }
   if (state.paused) return [`holdfast resume ${workflowId} --reason "..."`];
-  if (waitingFor !== null && waitingFor.includes('approv')) return [`holdfast approve ${workflowId} --reason "..."`, `holdfast reject ${workflowId} --reason "..."`];
+  if (waitingFor !== null && /^\d+ approval\(s\)$/.test(waitingFor)) return [`holdfast approve ${workflowId} --reason "..."`, `holdfast reject ${workflowId} --reason "..."`];
   return [];
 }
