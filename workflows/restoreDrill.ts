@@ -5,6 +5,7 @@ import {
   CancellationScope,
   TimeoutFailure,
   defineQuery,
+  defineUpdate,
   isCancellation,
   log,
   proxyActivities,
@@ -18,7 +19,7 @@ import type { EvidenceActivities } from '../activities/evidence.ts';
 import { SEARCH_ATTRIBUTES, restoreDrillInputSchema, type CheckResult, type Notice, type RestoreDrillInput, type RestoreDrillResult } from '../src/model/api.ts';
 import { judge, type FactInput, type Measurement, type TimelineEntry } from '../src/model/evidence.ts';
 import { measurementRow } from '../src/model/evidence-report.ts';
-import { startExecution, type ExecutionState, type Outcome, type Plan, type Progress, type StepState } from '../src/model/execution.ts';
+import { startExecution, type ExecutionState, type OperatorRequest, type Outcome, type Plan, type Progress, type StepState } from '../src/model/execution.ts';
 import { describeProof, type Proof } from '../src/model/proof.ts';
 import { causeText, parseInput } from './input.ts';
 
@@ -41,6 +42,8 @@ const BACKUP_FAULTS = new Set(['object-damaged', 'object-missing', 'manifest-cha
 const REQUEST_FAULTS = new Set(['unknown-datastore', 'unknown-service', 'service-mismatch', 'unknown-store', 'store-unclear']);
 
 export const progressQuery = defineQuery<Progress>('progress');
+/** Ends the drill where it is; the target is destroyed and the record written all the same. */
+export const abortUpdate = defineUpdate<string, [OperatorRequest]>('abort');
 
 const shared = proxyActivities<Pick<DrillActivities, 'chooseDrillBackup' | 'concludeDrill'>>({
   startToCloseTimeout: '10 minutes',
@@ -93,34 +96,55 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   let subject: DrillSubject | null = null;
   const found: Findings = { restored: null, proof: null, checks: [], checkedAtMs: null };
   let outcome: RestoreDrillResult['outcome'] = 'failed';
-  let message: string;
+  let message = '';
   let cancelled: unknown;
+  let aborted: OperatorRequest | undefined;
+  let settled = false;
+  const work = new CancellationScope();
+  setHandler(
+    abortUpdate,
+    (operator) => {
+      aborted = operator;
+      record.note('aborted', operator);
+      work.cancel();
+      return `abort by ${operator.by} taken; the target is destroyed now`;
+    },
+    {
+      validator(operator) {
+        if (!operator?.by || !operator.reason) throw ApplicationFailure.nonRetryable('an abort says by whom and why: {by, reason}', 'refused');
+        if (settled || aborted !== undefined) throw ApplicationFailure.nonRetryable('the drill is ending already', 'refused');
+      },
+    },
+  );
   try {
-    subject = await record.step('choose', () => shared.chooseDrillBackup({ datastore: request.datastore, backup: request.backup, service: request.service ?? null, workflowId, runId }), (chosen) =>
-      chosen.backup === null ? chosen.problem! : `${chosen.backup.id}${chosen.backup.snapshotAt === null ? '' : `, snapshot of ${chosen.backup.snapshotAt}`} (${request.backup} of ${chosen.committed})`,
-    );
-    record.about(subject);
-    setOutcome('running', { environment: subject.environment, ...(subject.service === null ? {} : { service: subject.service }) });
-    if (subject.backup === null) {
-      message = subject.problem!;
-    } else if (subject.backup.damaged !== null) {
-      outcome = 'bad';
-      found.proof = unreadable(subject.backup.damaged);
-      message = `the backup is damaged: ${subject.backup.damaged}`;
-    } else {
-      ({ outcome, message } = await drillOnHost(subject, callOf(subject, workflowId, runId), found, record));
-    }
+    await work.run(async () => {
+      subject = await record.step('choose', () => shared.chooseDrillBackup({ datastore: request.datastore, backup: request.backup, service: request.service ?? null, workflowId, runId }), (chosen) =>
+        chosen.backup === null ? chosen.problem! : `${chosen.backup.id}${chosen.backup.snapshotAt === null ? '' : `, snapshot of ${chosen.backup.snapshotAt}`} (${request.backup} of ${chosen.committed})`,
+      );
+      record.about(subject);
+      setOutcome('running', { environment: subject.environment, ...(subject.service === null ? {} : { service: subject.service }) });
+      if (subject.backup === null) {
+        message = subject.problem!;
+      } else if (subject.backup.damaged !== null) {
+        outcome = 'bad';
+        found.proof = unreadable(subject.backup.damaged);
+        message = `the backup is damaged: ${subject.backup.damaged}`;
+      } else {
+        ({ outcome, message } = await drillOnHost(subject, callOf(subject, workflowId, runId), found, record));
+      }
+    });
   } catch (error) {
     const type = typeOf(error);
     if (subject === null && type !== undefined && REQUEST_FAULTS.has(type)) throw error;
-    if (isCancellation(error)) cancelled = error;
+    if (isCancellation(error) && aborted === undefined) cancelled = error;
     if (type !== undefined && BACKUP_FAULTS.has(type)) {
       outcome = 'bad';
       found.proof ??= unreadable(causeText(error));
     }
-    message = cancelled === undefined ? causeText(error) : 'the drill was cancelled';
+    message = isCancellation(error) ? (aborted === undefined ? 'the drill was cancelled' : `the drill was aborted by ${aborted.by}: ${aborted.reason}`) : causeText(error);
   }
 
+  settled = true;
   return CancellationScope.nonCancellable(async () => {
     const destroyed = await destroyTarget(subject, record);
     await conclude(subject, workflowId, runId, cancelled === undefined ? outcome : 'failed', message, record);
@@ -128,7 +152,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
     const missed = measurements.filter((measurement) => judge(measurement) === 'MISSED').map((measurement) => measurement.name);
     if (outcome === 'verified' && missed.length > 0) message = `${message}; but the objective was MISSED: ${missed.join(', ')}`;
     if (!destroyed) message = `${message}; the target could not be destroyed: the sweep of the next worker on that host will`;
-    const finalOutcome = cancelled === undefined ? outcome : 'cancelled';
+    const finalOutcome = cancelled !== undefined ? 'cancelled' : aborted !== undefined && outcome === 'failed' ? 'aborted' : outcome;
     const evidence = await writeEvidence();
     setOutcome(finalOutcome === 'verified' && missed.length > 0 ? 'objective-missed' : finalOutcome);
     record.finish(finalOutcome === 'verified');

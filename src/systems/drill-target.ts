@@ -177,22 +177,28 @@ export async function destroyDrillTarget(context: Pick<Context, 'workDirectory'>
 }
 
 /**
- * Destroy the targets of this host whose drill no longer runs. For the start of a worker.
+ * Destroy the targets of this host whose drill no longer runs. For the start of a worker, which must start for failovers
+ * even where an old drill cannot be cleaned away: what fails is logged.
  * @returns the names of what was destroyed.
  */
 export async function sweepDrillTargets(context: Context, isRunning: (workflowId: string, runId: string) => Promise<boolean>): Promise<string[]> {
   const directory = drillsDirectory(context);
   const names = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return [];
-    throw error;
+    if (error.code !== 'ENOENT') context.log.error({ directory, err: error }, 'the folder of drill targets cannot be looked at');
+    return [];
   });
   const destroyed: string[] = [];
   for (const name of names) {
-    const owner = await ownerOf(layoutOf(context, name));
-    if (owner === 'unknown' || (owner !== undefined && (await isRunning(owner.workflowId, owner.runId)))) continue;
-    await destroyDrillTarget(context, name);
-    context.log.warn({ target: name, workflowId: owner?.workflowId }, 'destroyed a drill target that an ended drill had left');
-    destroyed.push(name);
+    try {
+      const owner = await ownerOf(layoutOf(context, name));
+      if (owner === 'unknown' || (owner !== undefined && (await isRunning(owner.workflowId, owner.runId)))) continue;
+      await destroyDrillTarget(context, name);
+      context.log.warn({ target: name, workflowId: owner?.workflowId }, 'destroyed a drill target that an ended drill had left');
+      destroyed.push(name);
+    } catch (error) {
+      // One that resists must not protect the others; the next start tries again.
+      context.log.error({ target: name, err: error }, 'this drill target could not be looked at or destroyed; remove it by hand if it stays');
+    }
   }
   return destroyed;
 }

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -225,14 +225,11 @@ describe('with a worker', () => {
 
   test('a fault of this host fails the drill without a word against the backup', async () => {
     const backup = await fixture.backUp();
-    const datastore = fixture.context.config.datastores['shop'] as { binDirectory?: string };
-    const before = datastore.binDirectory;
     const manifest = structuredClone(await readManifest(fixture.store, backup.location)) as Manifest;
     manifest.source.collate = 'xx_YY.UTF-8';
     const text = JSON.stringify(manifest);
     await fixture.store.put(`${backup.location}manifest.json`, text);
     await fixture.store.put(`${backup.location}COMMIT`, JSON.stringify({ format: 1, id: backup.id, manifestSha256: sha256(text), committedAt: new Date().toISOString() }));
-    datastore.binDirectory = before;
     const result = await fixture.drill({ backup: backup.id });
     expect(result).toMatchObject({ outcome: 'failed', proof: null });
     expect(result.message).toContain('cannot have a database like the source');
@@ -307,6 +304,24 @@ test('cancelled midway: the target goes, the backup is released and not judged, 
   }
 });
 
+test('aborted by an operator midway: the target goes, and result and evidence say by whom and why', async () => {
+  const worker = await runningWorker(fixture.context);
+  const held = await holdRestores();
+  try {
+    const { handle, backup } = await startHeld();
+    await untilHeld(handle);
+    expect(await holdfast(['abort', handle.workflowId, '--config', fixture.context.configPath, '--by', 'ben', '--reason', 'the host is needed'])).toMatchObject({ code: 0 });
+    const result = await handle.result();
+    expect(result).toMatchObject({ outcome: 'failed', message: 'the drill was aborted by ben: the host is needed', proof: null });
+    expect((await verifyEvidenceFolder(result.evidence!)).report).toMatchObject({ header: { outcome: 'aborted' } });
+    expectNoTargets();
+    expect(await find(backup.id)).toMatchObject({ inUse: false, proof: 'unproved' });
+  } finally {
+    held.release();
+    await worker.stop();
+  }
+});
+
 test('the worker is killed midway: nothing keeps running, and the next worker starts over and verifies the backup', async () => {
   const held = await holdRestores();
   const victim = spawn(process.execPath, [MAIN, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
@@ -339,8 +354,8 @@ test('the worker is killed midway: nothing keeps running, and the next worker st
 test('a worker that starts removes what drills that ended have left, and leaves running ones alone', async () => {
   const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
   const manifest = await readManifest(fixture.store, backup!.location);
-  const ended = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/ended', runId: '1' }, manifest);
-  const running = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/running', runId: '2' }, manifest);
+  const ended = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/ended', runId: randomUUID() }, manifest);
+  const running = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/running', runId: randomUUID() }, manifest);
   expect(await sweepDrillTargets(fixture.context, async (workflowId) => workflowId === 'drill/running')).toEqual([ended.name]);
   expect(await openDrillTarget(fixture.context, running.name)).toMatchObject({ name: running.name });
   await expect(openDrillTarget(fixture.context, ended.name)).rejects.toThrow('does not run any more');
@@ -364,4 +379,14 @@ test('a target that is the source itself, or not the server made for the drill, 
   writeFileSync(connection, JSON.stringify({ ...JSON.parse(readFileSync(connection, 'utf8')), sourceSystemIdentifier: target.systemIdentifier }));
   await expect(openDrillTarget(fixture.context, target.name)).rejects.toThrow('is that of the source of the backup');
   expect(await sweepDrillTargets(fixture.context, async () => false)).toEqual([target.name]);
+});
+
+test('a host that cannot hold or run the restore says so before anything is made', async () => {
+  const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
+  const manifest = await readManifest(fixture.store, backup!.location);
+  const identity = { datastore: 'shop', workflowId: 'drill/impossible', runId: '1' };
+  const made = (source: Partial<Manifest['source']>): Promise<unknown> => createDrillTarget(fixture.context, identity, { ...manifest, source: { ...manifest.source, ...source } });
+  await expect(made({ serverVersionNumber: 990_001 })).rejects.toMatchObject({ code: 'drill-server-missing', next: expect.stringContaining('postgresql-99') });
+  await expect(made({ databaseBytes: 1e15 })).rejects.toMatchObject({ code: 'drill-disk', message: expect.stringContaining('this drill needs about') });
+  expectNoTargets();
 });

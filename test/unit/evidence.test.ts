@@ -77,7 +77,7 @@ describe('evidence folder', () => {
     for (const file of EVIDENCE_FILES) {
       const path = join(directory, file);
       const original = await readFile(path);
-      const step = file === 'report.html' ? 11 : 1;
+      const step = file === 'report.html' ? 11 : name === 'signed' ? 1 : 3;
       for (let offset = 0; offset < original.length; offset += step) {
         const changed = Buffer.from(original);
         changed[offset] = original[offset]! ^ (1 << (offset % 7));
@@ -97,7 +97,7 @@ describe('evidence folder', () => {
       }
       await writeFile(path, original);
     }
-    expect(tried).toBeGreaterThan(4000);
+    expect(tried).toBeGreaterThan(name === 'signed' ? 4000 : 1500);
     expect((await verifyEvidenceFolder(directory)).ok).toBe(true);
   });
 
