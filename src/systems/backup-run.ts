@@ -97,7 +97,7 @@ export async function runBackup(context: Context, request: BackupRequest, option
     const [data, globals, fingerprint, schema] = await allOrStop(stop, [
       () =>
         writeObject(write, 'data.dump', 'data', dumpArchive({
-          target, binDirectory: datastore.binDirectory, snapshotId: snapshot!.id, selection, applicationName, signal,
+          target, binDirectory: datastore.binDirectory, snapshotId: snapshot!.id, selection, encoding: facts.encoding, applicationName, signal,
           minimumBytes: datastore.backup.minimumSize,
           onProgress: (bytes) => {
             progress.plainBytes = bytes;
@@ -134,7 +134,7 @@ export async function runBackup(context: Context, request: BackupRequest, option
           signal.removeEventListener('abort', abandon);
         }
       },
-      () => schemaObjects(target, { binDirectory: datastore.binDirectory, snapshotId: snapshot!.id, selection, signal, applicationName }),
+      () => schemaObjects(target, { binDirectory: datastore.binDirectory, snapshotId: snapshot!.id, selection, signal, applicationName, encoding: facts.encoding }),
     ] as const, signal);
     checkTablesInSchema(relations, Object.keys(schema.objects), selection.include.tables.length > 0);
     const after = await withPostgres(target, (client) => readSequences(client, relations.sequences), { applicationName });

@@ -35,7 +35,7 @@ const PREREQUISITES = new Set(['TYPE', 'DOMAIN', 'FUNCTION', 'SEQUENCE', 'COLLAT
 
 export function parseToc(text: string): TocEntry[] {
   const entries: TocEntry[] = [];
-  const pattern = /^-- TOC entry (\d+) \(class \d+ OID \d+\)\n(?:-- Dependencies:([ \d]*)\n)?-- Name: (.*); Type: ([^;]*); Schema: ([^;]*); Owner: .*$/gm;
+  const pattern = /^-- TOC entry (\d+) \(class \d+ OID \d+\)\n(?:-- Dependencies:([ \d]*)\n)?-- Name: (.*); Type: ([^;]*); Schema: (.*); Owner: .*$/gm;
   for (const [, id, dependencies, name, type, schema] of text.matchAll(pattern)) {
     entries.push({ id: Number(id), type: type!, schema: schema!, name: name!, dependencies: (dependencies ?? '').trim().split(' ').filter(Boolean).map(Number) });
   }

@@ -5,7 +5,7 @@ import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes } from '../model/units.ts';
 import { childFailed, runChild, startChild, type RunningChild } from './child.ts';
 import { connectPostgres, libpqEnvironment, postgresTool, type PostgresTarget } from './postgres.ts';
-import { selectionArguments, type Selection } from './postgres-selection.ts';
+import { isComplete, selectionArguments, type Selection } from './postgres-selection.ts';
 
 /** A smaller custom-format archive does not exist: even an empty database gives more. */
 const SMALLEST_ARCHIVE_BYTES = 256;
@@ -148,6 +148,8 @@ export interface DumpOptions {
   readonly binDirectory: string | undefined;
   readonly snapshotId: string;
   readonly selection: Selection;
+  /** Of the database. */
+  readonly encoding: string;
   readonly minimumBytes: number;
   readonly applicationName: string;
   readonly signal: AbortSignal;
@@ -169,6 +171,7 @@ async function* archive(options: DumpOptions): AsyncGenerator<Buffer> {
   signal.throwIfAborted();
   const dumpArgv = [
     postgresTool(options, 'pg_dump'), '--format=custom', '--compress=0', `--snapshot=${options.snapshotId}`, '--no-password', '--lock-wait-timeout=60s',
+    ...encodingArguments(options.encoding, options.selection),
     ...selectionArguments(options.selection),
   ];
   const checkArgv = [postgresTool(options, 'pg_restore'), '--file=/dev/null'];
@@ -210,6 +213,14 @@ async function* archive(options: DumpOptions): AsyncGenerator<Buffer> {
     signal.removeEventListener('abort', onAbort);
     await Promise.allSettled([dump.end(), checker.end()]);
   }
+}
+
+/**
+ * Rows travel as they are stored: a conversion costs time, and bytes that are no text in SQL_ASCII would not pass it.
+ * Patterns though are UTF-8, and pg_dump hands them over as they are.
+ */
+function encodingArguments(encoding: string, selection: Selection): string[] {
+  return isComplete(selection) || encoding === 'SQL_ASCII' ? [`--encoding=${encoding}`] : [];
 }
 
 function truncated(why: string, bytes: number): HoldfastError {

@@ -233,6 +233,8 @@ export interface SchemaObjectsOptions {
   readonly selection?: Selection;
   readonly signal?: AbortSignal;
   readonly applicationName?: string;
+  /** Of the database; definitions are read as UTF-8 but from SQL_ASCII, which cannot be converted. */
+  readonly encoding?: string;
 }
 
 export interface SchemaObjects {
@@ -246,6 +248,7 @@ export async function schemaObjects(target: PostgresTarget, options: SchemaObjec
   const output = await runChild(
     [
       postgresTool(options, 'pg_dump'), '--schema-only', '--create', '--no-tablespaces', '--no-password', '--lock-wait-timeout=60s',
+      ...(options.encoding === 'SQL_ASCII' ? ['--encoding=SQL_ASCII'] : []),
       ...(options.snapshotId === undefined ? [] : [`--snapshot=${options.snapshotId}`]),
       ...selectionArguments(options.selection ?? EVERYTHING),
     ],
@@ -254,7 +257,7 @@ export async function schemaObjects(target: PostgresTarget, options: SchemaObjec
   return splitSchema(output.stdout, target.database);
 }
 
-const OBJECT_HEADER = /^-- Name: (.*); Type: ([^;]*); Schema: ([^;]*); Owner: (.*)$/;
+const OBJECT_HEADER = /^-- Name: (.*); Type: ([^;]*); Schema: (.*); Owner: (.*)$/;
 
 /** Split the text of `pg_dump --schema-only --create` into objects. */
 export function splitSchema(text: string, database: string): SchemaObjects {

@@ -1,13 +1,13 @@
 /** What real schemas have, and what breaks naive tools: quoting, inheritance, types, partitions, policies, odd values. */
 export const FOREIGN_SCHEMA = String.raw`
-create schema "Weird ""Schema"" é";
+create schema "Weird ""Schema""; é";
 create schema audit;
 create extension if not exists pg_trgm with schema audit;
 create type mood as enum ('sad', 'ok', 'very "happy"');
 create domain positive as int check (value > 0);
 create type address as (street text, number int);
-create table "Weird ""Schema"" é"."Mixed Case $1;" ("ID" int primary key, "select" text, t text, holdfast_row text, "naïve ü" jsonb, home address, moods mood[], p positive);
-insert into "Weird ""Schema"" é"."Mixed Case $1;"
+create table "Weird ""Schema""; é"."Mixed Case $1;" ("ID" int primary key, "select" text, t text, holdfast_row text, "naïve ü" jsonb, home address, moods mood[], p positive);
+insert into "Weird ""Schema""; é"."Mixed Case $1;"
   select i, 'row ' || i, case when i % 7 = 0 then null else repeat('x', i % 50) end, 'h', jsonb_build_object('i', i, 'é', array[1,2,i]), row('street ' || i, i)::address, array['sad','ok']::mood[], i from generate_series(1, 2000) i;
 create table no_columns ();
 insert into no_columns default values;

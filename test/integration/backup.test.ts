@@ -141,7 +141,7 @@ test('the plain commands in the manifest restore it on a bare server, without Ho
 test('selected tables come with partitions, indexes, constraints, sequences and types, and nothing else', async () => {
   const target = await testDatabase('tables');
   try {
-    const tables = [{ schema: 'public', name: 'orders' }, { schema: 'Weird "Schema" é', name: 'Mixed Case $1;' }, { schema: 'public', name: 'child' }, { schema: 'public', name: 'bookings' }];
+    const tables = [{ schema: 'public', name: 'orders' }, { schema: 'Weird "Schema"; é', name: 'Mixed Case $1;' }, { schema: 'public', name: 'child' }, { schema: 'public', name: 'bookings' }];
     const outcome = await restoreInto(context, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory, globals: false, noOwner: true, tables });
     const names = ['Mixed Case $1;', 'bookings', 'child', 'orders', 'orders_2025', 'orders_rest', 'parent'];
     expect(outcome.tables.map(({ name }) => name).sort()).toEqual(names);
@@ -174,10 +174,14 @@ async function another(id: string, datastore: ConfigOverrides, store: ConfigOver
   return { of, location, manifest: await readManifest(await openStore(of, 'main'), location) };
 }
 
+/** What a partial backup's tables need and a full one would bring. */
+const SURROUNDINGS = `create schema audit; create type address as (street text, number int); create type mood as enum ('sad', 'ok', 'very "happy"');
+  create domain positive as int check (value > 0);`;
+
 test.each([
-  ['only two tables', { include: { tables: ['orders*', '"Weird ""Schema"" é"."Mixed Case $1;"'] } }, ['"Mixed Case $1;"', 'orders_2025', 'orders_rest']],
-  ['a schema left out', { exclude: { schemas: ['"Weird ""Schema"" é"'], tables: ['public.wi?e', 'orders_20*'], tableData: ['cache'] } }, ['bookings', 'cache', 'child', 'dropped', 'no_columns', 'numbers', 'orders_rest', 'parent', 'per_day', 'unpopulated']],
-  ['one schema', { include: { schemas: ['"Weird*'.replace('*', ' ""Schema"" é"')] } }, ['"Mixed Case $1;"']],
+  ['only two tables', { include: { tables: ['orders*', '"Weird ""Schema""; é"."Mixed Case $1;"'] } }, ['"Mixed Case $1;"', 'orders_2025', 'orders_rest']],
+  ['a schema left out', { exclude: { schemas: ['"Weird ""Schema""; é"'], tables: ['public.wi?e', 'orders_20*'], tableData: ['cache'] } }, ['bookings', 'cache', 'child', 'dropped', 'no_columns', 'numbers', 'orders_rest', 'parent', 'per_day', 'unpopulated']],
+  ['one schema', { include: { schemas: ['"Weird ""Schema""; é"'] } }, ['"Mixed Case $1;"']],
 ])('a selection is honoured by dump and proof alike: %s', async (name, selection, tables) => {
   // Extensions come along without the schema they live in, so the target must have it.
   const { of, manifest, location } = await another('part', { backup: selection });
@@ -185,7 +189,7 @@ test.each([
   try {
     expect(manifest.selection.complete).toBe(false);
     expect(manifest.fingerprint.tables.map((table) => table.name).sort()).toEqual(tables.map((table) => table.replaceAll('"', '')).sort());
-    if ('include' in selection) await target.query(`create schema audit${name === 'only two tables' ? '; create schema "Weird ""Schema"" é"; create type address as (street text, number int); create type mood as enum (\'sad\', \'ok\', \'very "happy"\'); create domain positive as int check (value > 0)' : '; create type address as (street text, number int); create type mood as enum (\'sad\', \'ok\', \'very "happy"\'); create domain positive as int check (value > 0)'}`);
+    if ('include' in selection) await target.query(SURROUNDINGS + (name === 'only two tables' ? 'create schema "Weird ""Schema""; é"' : ''));
     await restoreInto(of, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory, globals: false });
     const found = await withPostgres(target.target, (client) => fingerprintDatabase([client]));
     // A materialised view is computed anew, here from fewer rows.
@@ -250,6 +254,32 @@ test('a flipped byte, a lost byte and a changed manifest are found by verify', a
     expect(await listBackups(store, store.prefix, 'shop', { onDamaged: (where) => damaged.push(where) })).toEqual([]);
     expect(damaged).toEqual([location]);
   } finally {
+    of.close();
+  }
+});
+
+test.each([
+  ['LATIN1', "encoding 'LATIN1' locale 'C'", "create table t as select 'é' || i as v from generate_series(1, 300) i"],
+  ['SQL_ASCII with bytes that are no text', "encoding 'SQL_ASCII' locale 'C'", "create table t as select convert_from('\\xff'::bytea, 'SQL_ASCII') || i as v from generate_series(1, 300) i"],
+  ['ICU', "encoding 'UTF8' locale 'C.UTF-8' locale_provider icu icu_locale 'de-u-kn-true'", "create table t as select 'ü' || i as v from generate_series(1, 300) i; create index on t (v)"],
+])('a database in %s comes back exactly', async (_, options, fill) => {
+  const name = uniqueName('encoded').replaceAll('-', '_');
+  await database.query(`create database ${name} template template0 ${options}`);
+  const source = { ...database.target, database: name };
+  const target = { ...source, database: `${name}_back` };
+  const of = await testConfig({ datastores: { shop: testDatastore({ ...database, database: name }) } });
+  try {
+    await withPostgres(source, (client) => client.query(fill));
+    const { location } = await runBackup(of, { datastore: 'shop', id: 'e', location: 'shop/2026/01/02/030405Z-e/', reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
+    const manifest = await readManifest(await openStore(of, 'main'), location);
+    expect(manifest.fingerprint.tables).toMatchObject([{ name: 't', rows: '300' }]);
+    await restoreInto(of, { storeName: 'main', location, manifest, target, create: true, binDirectory: suite().postgres.binDirectory });
+    expect((await withPostgres(target, (client) => fingerprintDatabase([client]))).tables).toEqual(manifest.fingerprint.tables);
+    const facts = "select pg_encoding_to_char(encoding) as e, datcollate, datctype, datlocprovider, daticulocale from pg_database where datname = $1";
+    expect(await database.query(facts, [target.database])).toEqual(await database.query(facts, [name]));
+  } finally {
+    await database.query(`drop database if exists ${target.database} with (force)`);
+    await database.query(`drop database ${name} with (force)`);
     of.close();
   }
 });
