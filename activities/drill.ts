@@ -21,8 +21,8 @@ const TEXT_KEPT = 4000;
 
 export interface DrillRequest {
   readonly datastore: string;
-  /** `newest`, `random` or an id. */
-  readonly backup: string;
+  /** `newest`, `random` or an id; null: what the datastore's `drill.backup` says. */
+  readonly backup: string | null;
   readonly service: string | null;
   readonly workflowId: string;
   readonly runId: string;
@@ -92,10 +92,11 @@ export type DrillActivities = ReturnType<typeof createDrillActivities>;
 export function createDrillActivities(context: Context) {
   return withActivityFailures({
     /** Settle what is drilled, by what it is measured, and on which host; the backup is marked as in use. */
-    async chooseDrillBackup(request: DrillRequest): Promise<DrillSubject> {
+    async chooseDrillBackup(asked: DrillRequest): Promise<DrillSubject> {
       return withHeartbeat('', async (signal) => {
         const { config } = context;
-        const datastore = datastoreOf(config, request.datastore);
+        const datastore = datastoreOf(config, asked.datastore);
+        const request = { ...asked, backup: asked.backup ?? datastore.drill.backup };
         if (request.service !== null && !serviceOf(config, request.service).datastores.includes(request.datastore)) {
           throw new HoldfastError('service-mismatch', `service ${request.service} does not live on datastore ${request.datastore}`, { next: `its datastores: ${serviceOf(config, request.service).datastores.join(', ')}` });
         }

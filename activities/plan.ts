@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { CheckResult } from '../src/model/api.ts';
 import type { ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
 import { HoldfastError } from '../src/model/errors.ts';
@@ -6,8 +7,10 @@ import type { Plan, PlannedStep } from '../src/model/execution.ts';
 import { pathText } from '../src/model/document.ts';
 import { inputIssues } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
-import { parseDurationMs } from '../src/model/units.ts';
-import { serviceOf, unknownName, type Context } from '../src/systems/context.ts';
+import { formatDuration, parseDurationMs } from '../src/model/units.ts';
+import { listBackups } from '../src/systems/backup-catalogue.ts';
+import { datastoreOf, serviceOf, storeOf, unknownName, type Context } from '../src/systems/context.ts';
+import { openStore } from '../src/systems/store.ts';
 import { loadRunbook } from '../src/systems/runbook-file.ts';
 import { withActivityFailures } from './failure.ts';
 
@@ -30,7 +33,41 @@ export function createPlanActivities(context: Context) {
       const found = serviceOf(context.config, service);
       return { purposes: Object.keys(found.runbooks), datastores: found.datastores };
     },
+    checkProofs: (service: string, nowMs: number): Promise<CheckResult[]> => checkProofs(context, service, nowMs),
   });
+}
+
+/** Is there a backup, and was one proved lately enough? An overdue drill counts as a failed one. */
+async function checkProofs(context: Context, serviceName: string, nowMs: number): Promise<CheckResult[]> {
+  const checks: CheckResult[] = [];
+  for (const name of serviceOf(context.config, serviceName).datastores) {
+    const datastore = datastoreOf(context.config, name);
+    if (datastore.store === undefined) {
+      checks.push({ name: `${name}: backups`, ok: false, expected: 'a store', found: 'none is configured', next: `add datastores.${name}.store` });
+      continue;
+    }
+    const store = await openStore(context, datastore.store);
+    const backups = await listBackups(store, storeOf(context.config, datastore.store).prefix, name);
+    const newest = backups.toSorted((a, b) => b.snapshotAtMs - a.snapshotAtMs)[0];
+    checks.push({
+      name: `${name}: newest backup`,
+      ok: newest !== undefined && newest.proof !== 'bad',
+      expected: 'a committed backup that no drill found bad',
+      found: newest === undefined ? 'none' : `${newest.id}, ${formatDuration(nowMs - newest.snapshotAtMs)} old, ${newest.proof}`,
+      next: newest === undefined ? `holdfast backup ${name}` : `holdfast backup ${name}; look at the drill's evidence`,
+    });
+    const proved = backups.filter((backup) => backup.proof === 'verified').map((backup) => backup.provedAtMs ?? 0);
+    const last = proved.length === 0 ? null : Math.max(...proved);
+    const { maxAge } = datastore.drill;
+    checks.push({
+      name: `${name}: restore drill`,
+      ok: last !== null && nowMs - last <= maxAge,
+      expected: `a backup proved by a restore within ${formatDuration(maxAge)}`,
+      found: last === null ? 'none was proved' : `${formatDuration(nowMs - last)} ago`,
+      next: `holdfast drill ${name}`,
+    });
+  }
+  return checks;
 }
 
 export async function resolvePlan(context: Context, request: PlanRequest): Promise<Plan> {

@@ -6,7 +6,7 @@ import { checksOf } from '../src/model/measure.ts';
 import { classify, createExecution } from './interpreter.ts';
 import { parseInput } from './input.ts';
 
-const { resolvePlan, readinessSubjects } = proxyActivities<ReturnType<typeof createPlanActivities>>({
+const { resolvePlan, readinessSubjects, checkProofs } = proxyActivities<ReturnType<typeof createPlanActivities>>({
   startToCloseTimeout: '30 seconds',
   scheduleToCloseTimeout: '2 minutes',
   retry: { maximumAttempts: 3 },
@@ -29,7 +29,7 @@ export async function readiness(input: ReadinessInput): Promise<ReadinessResult>
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.service]: [service] });
   const subjects = await readinessSubjects(service);
   const notChecked = subjects.purposes.filter((purpose) => purpose !== 'failover').map((purpose) => `runbook for ${purpose}: its guards hold only after a failover`);
-  notChecked.push('forced mode: its guards ask for a primary that is down', 'age of backups and drills: see `holdfast backups` and the drill evidence');
+  notChecked.push('forced mode: its guards ask for a primary that is down');
   const why: string[] = [];
   let checks: readonly CheckResult[] = [];
   if (!subjects.purposes.includes('failover')) why.push(`service ${service} has no failover runbook`);
@@ -44,6 +44,13 @@ export async function readiness(input: ReadinessInput): Promise<ReadinessResult>
     } catch (error) {
       why.push(classify(error).text);
     }
+  }
+  try {
+    const proofs = await checkProofs(service, Date.now());
+    checks = [...checks, ...proofs];
+    why.push(...proofs.filter((check) => !check.ok).map(describeCheck));
+  } catch (error) {
+    why.push(`backups could not be looked at: ${classify(error).text}`);
   }
   const recoverable = why.length === 0;
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.outcome]: [recoverable ? 'ready' : 'not-ready'] });

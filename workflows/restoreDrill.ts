@@ -118,7 +118,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   );
   try {
     await work.run(async () => {
-      subject = await record.step('choose', () => shared.chooseDrillBackup({ datastore: request.datastore, backup: request.backup, service: request.service ?? null, workflowId, runId }), (chosen) =>
+      subject = await record.step('choose', () => shared.chooseDrillBackup({ datastore: request.datastore, backup: request.backup ?? null, service: request.service ?? null, workflowId, runId }), (chosen) =>
         chosen.backup === null ? chosen.problem! : `${chosen.backup.id}${chosen.backup.snapshotAt === null ? '' : `, snapshot of ${chosen.backup.snapshotAt}`} (${request.backup} of ${chosen.committed})`,
       );
       record.about(subject);

@@ -93,7 +93,7 @@ function actionOf(schedule: ScheduleConfig): Pick<DesiredSchedule, 'workflowType
         return {
           workflowType: 'restoreDrill' as const,
           workflowId: `drill/${schedule.datastore}/scheduled`,
-          input: { datastore: schedule.datastore, backup: schedule.backup, ...(schedule.service === undefined ? {} : { service: schedule.service }), reason: 'scheduled' },
+          input: { datastore: schedule.datastore, ...(schedule.backup === undefined ? {} : { backup: schedule.backup }), ...(schedule.service === undefined ? {} : { service: schedule.service }), reason: 'scheduled' },
         };
       case 'readiness':
         return { workflowType: 'readiness' as const, workflowId: `readiness/${schedule.service}`, input: { service: schedule.service } };

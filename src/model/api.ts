@@ -11,8 +11,8 @@ export const backupInputSchema = z.strictObject({ datastore: z.string(), reason:
 export const retentionInputSchema = z.strictObject({ datastore: z.string(), apply: z.boolean().default(true) });
 export const restoreDrillInputSchema = z.strictObject({
   datastore: z.string(),
-  /** `newest`, `random` or a backup id. */
-  backup: z.string().default('newest'),
+  /** `newest`, `random` or a backup id; default: what the datastore's `drill.backup` says. */
+  backup: z.string().optional(),
   service: z.string().optional(),
   reason: why.default('scheduled'),
   requestedBy: z.string().min(1).default('schedule'),

@@ -210,7 +210,7 @@ const scheduleFields = {
 export const scheduleSchema = z.discriminatedUnion('run', [
   z.strictObject({ run: z.literal('backup'), datastore: name, ...scheduleFields }),
   z.strictObject({ run: z.literal('retention'), datastore: name, ...scheduleFields }),
-  z.strictObject({ run: z.literal('restoreDrill'), datastore: name, service: name.optional(), backup: z.enum(['newest', 'random']).default('newest'), ...scheduleFields }),
+  z.strictObject({ run: z.literal('restoreDrill'), datastore: name, service: name.optional(), backup: z.enum(['newest', 'random']).optional().meta({ description: "Which backup is restored; default: what the datastore's drill.backup says." }), ...scheduleFields }),
   z.strictObject({ run: z.literal('readiness'), service: name, ...scheduleFields }),
   z.strictObject({ run: z.literal('runbook'), runbook: name, parameters: z.record(z.string(), z.unknown()).default({}), ...scheduleFields }),
 ]);

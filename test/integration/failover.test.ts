@@ -142,12 +142,18 @@ describe('before anything changes', () => {
     expect(await pair.pointsTo()).toBe('a');
   });
 
-  it('readiness says that the service is recoverable, and what was not checked', async () => {
-    const result: ReadinessResult = await client.workflow.execute('readiness', { taskQueue, workflowId: `readiness/${workflowId}`, args: [{ service: pair.service }] });
-    expect(result.why).toEqual([]);
-    expect(result.recoverable).toBe(true);
-    expect(result.checks.length).toBeGreaterThan(10);
-    expect(result.notChecked.length).toBeGreaterThan(0);
+  it('readiness asks every guard, wants a backup proved by a restore, and says what was not checked', async () => {
+    const ready = (): Promise<ReadinessResult> => client.workflow.execute('readiness', { taskQueue, workflowId: `readiness/${workflowId}`, args: [{ service: pair.service }] });
+    const before = await ready();
+    expect(before.recoverable).toBe(false);
+    expect(before.why).toEqual([expect.stringMatching(/shop: newest backup: .*none/), expect.stringMatching(/shop: restore drill: .*none was proved/)]);
+    await client.workflow.execute('backup', { taskQueue, workflowId: `backup/${workflowId}`, args: [{ datastore: 'shop' }] });
+    await client.workflow.execute('restoreDrill', { taskQueue, workflowId: `drill/${workflowId}`, args: [{ datastore: 'shop' }] });
+    const after = await ready();
+    expect(after.why).toEqual([]);
+    expect(after.recoverable).toBe(true);
+    expect(after.checks.map((check) => check.name)).toEqual(expect.arrayContaining(['confirm: lag', 'dns: DNS permission', 'shop: restore drill']));
+    expect(after.notChecked.length).toBeGreaterThan(0);
   });
 
   it('wrong input is refused at once with what is allowed', async () => {

@@ -11,7 +11,7 @@ import { EXIT, formatTable, type Io } from '../io.ts';
 export const summary = 'restore a backup into an isolated target, prove it exactly, time it, and destroy the target';
 
 interface Options {
-  readonly backup: string;
+  readonly backup?: string;
   readonly service?: string;
   readonly reason?: string;
   readonly wait: boolean;
@@ -20,7 +20,7 @@ interface Options {
 export function define(command: Command, io: Io): void {
   command
     .argument('<datastore>', 'a datastore of holdfast.yaml')
-    .option('--backup <which>', 'newest, random, or the id of a backup', 'newest')
+    .option('--backup <which>', "newest, random, or the id of a backup; default: the datastore's drill.backup")
     .option('--service <name>', 'measure by the objectives and checks of this service only; default: of every service on the datastore')
     .option('--reason <text>', 'why, for the audit')
     .option('--no-wait', 'start it and return')
@@ -30,7 +30,7 @@ export function define(command: Command, io: Io): void {
       if (options.service !== undefined) serviceOf(config, options.service);
       const client = await io.temporal();
       const workflowId = WORKFLOW_IDS.restoreDrill(datastore, new Date().toISOString());
-      const input = { datastore, backup: options.backup, ...(options.service === undefined ? {} : { service: options.service }), reason: options.reason ?? 'manual', requestedBy: io.by };
+      const input = { datastore, ...(options.backup === undefined ? {} : { backup: options.backup }), ...(options.service === undefined ? {} : { service: options.service }), reason: options.reason ?? 'manual', requestedBy: io.by };
       const handle = await startExecution(client, config, { type: 'restoreDrill', workflowId, input });
       if (!options.wait) {
         io.result({ workflowId, runId: handle.firstExecutionRunId }, () => `started ${workflowId}\nlook at it: holdfast status ${workflowId}`);
