@@ -1,8 +1,11 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { spawn } from 'node:child_process';
+import { existsSync, readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import pg from 'pg';
+import { expect } from 'vitest';
 import { createShop } from '../../src/local/shop.ts';
 import { createProcesses, startPostgres, type PostgresServer } from '../../src/local/stack.ts';
 import type { RestoreDrillInput, RestoreDrillResult } from '../../src/model/api.ts';
@@ -10,9 +13,12 @@ import { backupFolder, type BackupSummary } from '../../src/model/manifest.ts';
 import { listBackups } from '../../src/systems/backup-catalogue.ts';
 import { runBackup } from '../../src/systems/backup-run.ts';
 import type { Context } from '../../src/systems/context.ts';
+import { drillsDirectory } from '../../src/systems/drill-target.ts';
 import { generateSigningKey } from '../../src/systems/evidence-folder.ts';
 import { openStore, type Store } from '../../src/systems/store.ts';
 import { connectTemporal, testConfig, uniqueName, type ConfigOverrides } from '../support.ts';
+
+export const PROGRAM = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 
 export interface DrillFixture {
   readonly context: Context;
@@ -25,6 +31,7 @@ export interface DrillFixture {
   sql(text: string): Promise<void>;
   backUp(): Promise<BackupSummary>;
   backups(): Promise<BackupSummary[]>;
+  find(id: string): Promise<BackupSummary>;
   drill(input?: Partial<RestoreDrillInput>): Promise<RestoreDrillResult>;
   end(): Promise<void>;
 }
@@ -72,6 +79,7 @@ export async function drillFixture(name: string, overrides: ConfigOverrides = {}
         await client.connect();
         await client.query(text).finally(() => client.end());
       },
+      find: async (id) => (await backups()).find((backup) => backup.id === id)!,
       async backUp() {
         const id = uniqueName('b').replace('b-', 'b');
         // Folders carry seconds: each backup of a test gets one of its own, so that "newest" is sure.
@@ -113,11 +121,36 @@ async function receiver(notices: string[]): Promise<Server> {
   return server;
 }
 
-/** Processes whose working directory lies below `directory`: servers of drill targets run in their data directories. */
-export function processesBelow(directory: string, list: () => string[], cwdOf: (pid: string) => string | undefined): string[] {
-  return list().filter((pid) => /^\d+$/.test(pid) && cwdOf(pid)?.startsWith(directory) === true);
+/** Nothing of any target is left on this host: no folder, no process. */
+export function expectNoTargets(context: Context): void {
+  const directory = drillsDirectory(context);
+  expect(existsSync(directory) ? readdirSync(directory) : []).toEqual([]);
+  expect(serversBelow(directory)).toEqual([]);
 }
 
-export function readJson<T>(path: string): T {
-  return JSON.parse(readFileSync(path, 'utf8')) as T;
+export function serversBelow(directory: string): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    if (!/^\d+$/.test(pid)) return false;
+    try {
+      return readlinkSync(`/proc/${pid}/cwd`).startsWith(directory);
+    } catch {
+      return false; // It ended while we looked.
+    }
+  });
+}
+
+/** The real program in a process of its own. */
+export function holdfast(args: readonly string[]): Promise<{ code: number | null; out: string; err: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [PROGRAM, ...args], { env: environment(), stdio: ['ignore', 'pipe', 'pipe'] });
+    let [out, err] = ['', ''];
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
+    child.once('error', reject);
+    child.once('close', (code) => resolve({ code, out, err }));
+  });
+}
+
+export function environment(): Record<string, string | undefined> {
+  return { PATH: process.env['PATH'], ...Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('HOLDFAST_TEST_'))) };
 }

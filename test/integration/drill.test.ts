@@ -1,23 +1,20 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
-import { existsSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { zstdCompressSync, zstdDecompressSync } from 'node:zlib';
-import type { WorkflowHandle } from '@temporalio/client';
-import { CancelledFailure, WorkflowFailedError, type Client } from '@temporalio/client';
+import { WorkflowFailedError, type Client } from '@temporalio/client';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { RestoreDrillResult } from '../../src/model/api.ts';
 import type { Progress } from '../../src/model/execution.ts';
-import type { BackupSummary, Manifest } from '../../src/model/manifest.ts';
+import type { Manifest } from '../../src/model/manifest.ts';
 import { listBackups, readManifest } from '../../src/systems/backup-catalogue.ts';
-import { createDrillTarget, drillsDirectory, openDrillTarget, sweepDrillTargets } from '../../src/systems/drill-target.ts';
+import { createDrillTarget, openDrillTarget, sweepDrillTargets } from '../../src/systems/drill-target.ts';
 import { verifyEvidenceFolder } from '../../src/systems/evidence-folder.ts';
 import { readText } from '../../src/systems/store.ts';
-import { connectTemporal, runningWorker, uniqueName } from '../support.ts';
-import { drillFixture, type DrillFixture } from './drill-fixture.ts';
+import { connectTemporal, runningWorker } from '../support.ts';
+import { PROGRAM, drillFixture, environment, expectNoTargets, holdfast, type DrillFixture } from './drill-fixture.ts';
 
-const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 let fixture: DrillFixture;
 let client: Client;
 
@@ -33,48 +30,10 @@ beforeEach(() => {
   fixture.notices.length = 0;
 });
 
-/** Nothing of any target is left on this host: no folder, no process. */
-function expectNoTargets(): void {
-  const directory = drillsDirectory(fixture.context);
-  expect(existsSync(directory) ? readdirSync(directory) : []).toEqual([]);
-  expect(serversBelow(directory)).toEqual([]);
-}
-
-function serversBelow(directory: string): string[] {
-  return readdirSync('/proc').filter((pid) => {
-    if (!/^\d+$/.test(pid)) return false;
-    try {
-      return readlinkSync(`/proc/${pid}/cwd`).startsWith(directory);
-    } catch {
-      return false; // It ended while we looked.
-    }
-  });
-}
-
-async function find(id: string): Promise<BackupSummary> {
-  return (await fixture.backups()).find((backup) => backup.id === id)!;
-}
-
 async function bytesOf(key: string): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of await fixture.store.get(key)) chunks.push(chunk as Buffer);
   return Buffer.concat(chunks);
-}
-
-/** The real program in a process of its own. */
-function holdfast(args: readonly string[]): Promise<{ code: number | null; out: string; err: string }> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [MAIN, ...args], { env: environment(), stdio: ['ignore', 'pipe', 'pipe'] });
-    let [out, err] = ['', ''];
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
-    child.once('error', reject);
-    child.once('close', (code) => resolve({ code, out, err }));
-  });
-}
-
-function environment(): Record<string, string | undefined> {
-  return { PATH: process.env['PATH'], ...Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('HOLDFAST_TEST_'))) };
 }
 
 function sha256(content: Buffer | string): string {
@@ -112,8 +71,8 @@ describe('with a worker', () => {
     expect(result.measuredRtoMs).toBeGreaterThan(100);
     expect(result.measuredRpoMs).toBeGreaterThan(0);
 
-    expect(await find(backup.id)).toMatchObject({ proof: 'verified', inUse: false });
-    expectNoTargets();
+    expect(await fixture.find(backup.id)).toMatchObject({ proof: 'verified', inUse: false });
+    expectNoTargets(fixture.context);
 
     const verdict = await verifyEvidenceFolder(result.evidence!, readFileSync(fixture.publicKeyFile, 'utf8'));
     expect(verdict).toMatchObject({ ok: true, authentic: true, problems: [] });
@@ -148,7 +107,7 @@ describe('with a worker', () => {
       const result = await fixture.drill({ backup: backup.id });
       expect(result.outcome).toBe('verified');
       expect(result.message).toContain('the objective was MISSED: RPO');
-      expect(await find(backup.id)).toMatchObject({ proof: 'verified' });
+      expect(await fixture.find(backup.id)).toMatchObject({ proof: 'verified' });
       expect(readFileSync(join(result.evidence!, 'report.md'), 'utf8')).toMatch(/RPO.*\| MISSED \|/);
       expect(fixture.notices.join()).toContain('needs attention');
     } finally {
@@ -166,10 +125,10 @@ describe('with a worker', () => {
     const result = await fixture.drill();
     expect(result).toMatchObject({ outcome: 'bad', backup: backup.id, proof: { exact: false }, measuredRtoMs: null });
     expect(result.message).toMatch(/cannot be restored: .*(damaged|pg_restore)/s);
-    expect(await find(backup.id)).toMatchObject({ proof: 'bad', inUse: false });
+    expect(await fixture.find(backup.id)).toMatchObject({ proof: 'bad', inUse: false });
     expect(fixture.notices.join()).toContain('found a BAD backup');
     expect(await verifyEvidenceFolder(result.evidence!)).toMatchObject({ ok: true, report: { header: { outcome: 'bad' } } });
-    expectNoTargets();
+    expectNoTargets(fixture.context);
   });
 
   test('changed rows behind checksums that were all made anew are found by the fingerprints', async () => {
@@ -189,8 +148,8 @@ describe('with a worker', () => {
     const result = await fixture.drill({ backup: backup.id });
     expect(result.outcome).toBe('bad');
     expect(result.proof!.differences).toEqual([{ kind: 'content', object: 'shop.customers', expected: expect.any(String), found: expect.stringContaining('as many rows with other content') }]);
-    expect(await find(backup.id)).toMatchObject({ proof: 'bad' });
-    expectNoTargets();
+    expect(await fixture.find(backup.id)).toMatchObject({ proof: 'bad' });
+    expectNoTargets(fixture.context);
   });
 
   test('a manifest that was changed after the commit is bad and is not passed over for an older backup', async () => {
@@ -202,7 +161,7 @@ describe('with a worker', () => {
     expect(result.message).toMatch(/manifest\.json has SHA-256/);
     // What is left must not stand in the way of the tests after this one.
     await fixture.store.delete(`${backup.location}COMMIT`);
-    expectNoTargets();
+    expectNoTargets(fixture.context);
   });
 
   test('a check of the service that does not hold makes the drill bad, though every byte came back', async () => {
@@ -233,8 +192,8 @@ describe('with a worker', () => {
     const result = await fixture.drill({ backup: backup.id });
     expect(result).toMatchObject({ outcome: 'failed', proof: null });
     expect(result.message).toContain('cannot have a database like the source');
-    expect(await find(backup.id)).toMatchObject({ proof: 'unproved', inUse: false });
-    expectNoTargets();
+    expect(await fixture.find(backup.id)).toMatchObject({ proof: 'unproved', inUse: false });
+    expectNoTargets(fixture.context);
   });
 
   test('random takes one of all backups; an unknown id is a failed drill; an unknown datastore is refused', async () => {
@@ -247,110 +206,6 @@ describe('with a worker', () => {
   });
 });
 
-/** Restores of this database wait, on a drill target only, for as long as the flag file is there. */
-async function holdRestores(): Promise<{ release(): void }> {
-  const flag = join(fixture.source.dataDirectory, '..', uniqueName('hold'));
-  writeFileSync(flag, '', { mode: 0o644 });
-  await fixture.sql(`
-    create or replace function public.wait_while_held(value int) returns int immutable language plpgsql as $f$
-    begin
-      while current_setting('listen_addresses') = '' and (pg_stat_file('${flag}', true)).size is not null loop perform pg_sleep(0.05); end loop;
-      return value;
-    end $f$;
-    drop table if exists public.held; create table public.held (id int); insert into public.held values (1); create index held_index on public.held (public.wait_while_held(id));`);
-  return { release: () => rmSync(flag, { force: true }) };
-}
-
-async function startHeld(): Promise<{ handle: WorkflowHandle<() => Promise<RestoreDrillResult>>; backup: BackupSummary }> {
-  const backup = await fixture.backUp();
-  const handle = await client.workflow.start('restoreDrill', { taskQueue: fixture.context.config.temporal.taskQueue, workflowId: uniqueName('drill/shop'), args: [{ datastore: 'shop', backup: backup.id }] });
-  return { handle: handle as unknown as WorkflowHandle<() => Promise<RestoreDrillResult>>, backup };
-}
-
-/** Resolves once the restore into the target stands still at the held index. */
-async function untilHeld(handle: WorkflowHandle<() => Promise<RestoreDrillResult>>): Promise<void> {
-  let ended: string | undefined;
-  handle.result().then((result) => (ended = JSON.stringify(result)), (error: unknown) => (ended = String(error)));
-  while (!serversBelow(drillsDirectory(fixture.context)).some((pid) => isIndexing(pid))) {
-    if (ended !== undefined) throw new Error(`the drill ended before it was held: ${ended}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
-function isIndexing(pid: string): boolean {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('CREATE INDEX');
-  } catch {
-    return false;
-  }
-}
-
-test('cancelled midway: the target goes, the backup is released and not judged, and the evidence says so', async () => {
-  const worker = await runningWorker(fixture.context);
-  const held = await holdRestores();
-  try {
-    const { handle, backup } = await startHeld();
-    await untilHeld(handle);
-    expect(await find(backup.id)).toMatchObject({ inUse: true });
-    await handle.cancel();
-    const failure = await handle.result().catch((error: unknown) => error);
-    expect((failure as WorkflowFailedError).cause).toBeInstanceOf(CancelledFailure);
-    expectNoTargets();
-    expect(await find(backup.id)).toMatchObject({ inUse: false, proof: 'unproved' });
-    expect(fixture.notices.join()).toContain('was cancelled');
-  } finally {
-    held.release();
-    await worker.stop();
-  }
-});
-
-test('aborted by an operator midway: the target goes, and result and evidence say by whom and why', async () => {
-  const worker = await runningWorker(fixture.context);
-  const held = await holdRestores();
-  try {
-    const { handle, backup } = await startHeld();
-    await untilHeld(handle);
-    expect(await holdfast(['abort', handle.workflowId, '--config', fixture.context.configPath, '--by', 'ben', '--reason', 'the host is needed'])).toMatchObject({ code: 0 });
-    const result = await handle.result();
-    expect(result).toMatchObject({ outcome: 'failed', message: 'the drill was aborted by ben: the host is needed', proof: null });
-    expect((await verifyEvidenceFolder(result.evidence!)).report).toMatchObject({ header: { outcome: 'aborted' } });
-    expectNoTargets();
-    expect(await find(backup.id)).toMatchObject({ inUse: false, proof: 'unproved' });
-  } finally {
-    held.release();
-    await worker.stop();
-  }
-});
-
-test('the worker is killed midway: nothing keeps running, and the next worker starts over and verifies the backup', async () => {
-  const held = await holdRestores();
-  const victim = spawn(process.execPath, [MAIN, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
-  const victimEnded = new Promise((resolve) => victim.once('exit', resolve));
-  try {
-    const { handle, backup } = await startHeld();
-    await untilHeld(handle);
-    victim.kill('SIGKILL');
-    await victimEnded;
-    // The target's server and every child died with it; its folder waits for whoever comes next.
-    await expect.poll(() => serversBelow(drillsDirectory(fixture.context))).toEqual([]);
-    expect(readdirSync(drillsDirectory(fixture.context))).toHaveLength(1);
-    held.release();
-    const worker = await runningWorker(fixture.context);
-    try {
-      const result = await handle.result();
-      expect(result).toMatchObject({ outcome: 'verified', backup: backup.id });
-      expect(readFileSync(join(result.evidence!, 'report.json'), 'utf8')).toContain('target-lost');
-    } finally {
-      await worker.stop();
-    }
-    expectNoTargets();
-    expect(await find(backup.id)).toMatchObject({ inUse: false, proof: 'verified' });
-  } finally {
-    held.release();
-    victim.kill('SIGKILL');
-  }
-}, 180_000);
-
 test('a worker that starts removes what drills that ended have left, and leaves running ones alone', async () => {
   const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
   const manifest = await readManifest(fixture.store, backup!.location);
@@ -360,7 +215,7 @@ test('a worker that starts removes what drills that ended have left, and leaves 
   expect(await openDrillTarget(fixture.context, running.name)).toMatchObject({ name: running.name });
   await expect(openDrillTarget(fixture.context, ended.name)).rejects.toThrow('does not run any more');
   // The worker as people start it asks Temporal, which knows neither.
-  const worker = spawn(process.execPath, [MAIN, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
+  const worker = spawn(process.execPath, [PROGRAM, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
   const workerEnded = new Promise((resolve) => worker.once('exit', resolve));
   try {
     await expect.poll(() => existsSync(running.directory), { timeout: 60_000 }).toBe(false);
@@ -368,7 +223,7 @@ test('a worker that starts removes what drills that ended have left, and leaves 
     worker.kill('SIGTERM');
     await workerEnded;
   }
-  expectNoTargets();
+  expectNoTargets(fixture.context);
 });
 
 test('a target that is the source itself, or not the server made for the drill, is refused', async () => {
@@ -388,5 +243,5 @@ test('a host that cannot hold or run the restore says so before anything is made
   const made = (source: Partial<Manifest['source']>): Promise<unknown> => createDrillTarget(fixture.context, identity, { ...manifest, source: { ...manifest.source, ...source } });
   await expect(made({ serverVersionNumber: 990_001 })).rejects.toMatchObject({ code: 'drill-server-missing', next: expect.stringContaining('postgresql-99') });
   await expect(made({ databaseBytes: 1e15 })).rejects.toMatchObject({ code: 'drill-disk', message: expect.stringContaining('this drill needs about') });
-  expectNoTargets();
+  expectNoTargets(fixture.context);
 });

@@ -37,7 +37,7 @@ describe('from key to verdict with the command line', () => {
     const made = await holdfast('evidence', 'keygen', join(directory, 'keys', 'evidence.pem'));
     expect(made).toMatchObject({ code: 0, out: expect.stringContaining(`signingKey: file:${directory}/keys/evidence.pem`) });
     expect(statSync(join(directory, 'keys', 'evidence.pem')).mode & 0o777).toBe(0o600);
-    expect(await holdfast('evidence', 'keygen', join(directory, 'keys', 'evidence.pem'))).toMatchObject({ code: 1, err: expect.stringContaining('never overwritten') });
+    expect(await holdfast('evidence', 'keygen', join(directory, 'keys', 'evidence.pem'))).toMatchObject({ code: 4, err: expect.stringContaining('never overwritten') });
 
     const context = await testConfig({ evidence: { signingKey: `file:${directory}/keys/evidence.pem`, directory: join(directory, 'dr') } });
     const { writeEvidence } = createEvidenceActivities(context);
