@@ -1,7 +1,9 @@
 /**
  * Evidence on disk: report.json (facts), report.md, report.html and signature.json in one folder.
  * The signed text is what `sha256sum report.html report.json report.md` prints, so that openssl alone can check it:
- *   sha256sum report.html report.json report.md | openssl pkeyutl -verify -rawin -pubin -inkey public.pem -sigfile signature.bin -in /dev/stdin
+ *   sha256sum report.html report.json report.md > sums
+ *   openssl pkeyutl -verify -rawin -pubin -inkey public.pem -sigfile signature.bin -in sums
+ * where signature.bin is the decoded base64 of `signature` and public.pem the key you trust.
  */
 import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify, type KeyObject } from 'node:crypto';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm } from 'node:fs/promises';
