@@ -307,6 +307,8 @@ async function writeConfiguration(layout: Layout, binDirectory: string, manifest
     max_wal_size: '4GB',
     checkpoint_timeout: '30min',
     autovacuum: 'off',
+    // A crash must show as one; a server that came back would let a broken restore look like a broken backup.
+    restart_after_crash: 'off',
     max_connections: '60',
     shared_buffers: '256MB',
     maintenance_work_mem: '256MB',

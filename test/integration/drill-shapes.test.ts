@@ -102,6 +102,34 @@ test('without globals the owners and grants are proved with empty roles, and the
   expect(proof.notes.join()).toContain('roles are not part of this backup');
 });
 
+test('the rarer kinds of objects come back exactly', async () => {
+  await sql('postgres', 'create database rare');
+  await sql('postgres', 'create role rare_owner; create role rare_admin; grant rare_owner to rare_admin with admin option');
+  await sql('rare', `
+    create schema s authorization rare_owner; create extension postgres_fdw; create extension btree_gist with schema s;
+    create server far foreign data wrapper postgres_fdw options (host '192.0.2.1', dbname 'x'); create user mapping for rare_owner server far options (user 'u', password 'mapping-secret');
+    create foreign table s.remote (id int) server far; grant usage on foreign server far to rare_owner;
+    create table s.t (id int primary key, during tstzrange, a int, b int, body text compression pglz, exclude using gist (a with =, during with &&)) with (fillfactor = 70);
+    insert into s.t select i, tstzrange('2026-01-01Z', '2026-01-02Z'), i, i % 7, repeat('x', 100) from generate_series(1, 300) i;
+    alter table s.t replica identity full; alter table s.t cluster on t_pkey; alter table s.t alter column body set storage external; alter table s.t alter column b set statistics 500;
+    create statistics s.together (dependencies, mcv) on a, b from s.t; create index concurrent_like on s.t (b) include (a) where b > 2; comment on index s.concurrent_like is 'partial';
+    create table s.base (id int, x text); create table s.derived (y int) inherits (s.base); insert into s.base values (1, 'a'); insert into s.derived values (2, 'b', 3);
+    create view s.v with (check_option = 'cascaded') as select * from s.base where id > 0; create rule quiet as on delete to s.v do instead nothing;
+    create function s.fn(int, variadic text[] default '{}') returns setof int language sql stable parallel safe cost 42 set work_mem = '8MB' as 'select $1'; create procedure s.pr(inout x int) language plpgsql as 'begin x := x + 1; end';
+    create aggregate s.total (int) (sfunc = int4pl, stype = int, initcond = '0'); create operator s.=== (leftarg = int, rightarg = int, procedure = int4eq, commutator = operator(s.===));
+    create type s.composite as (a int, b text); create type s.span as range (subtype = float8); create cast (s.composite as text) with inout as assignment; create domain s.code as text check (value ~ '^[a-z]+$') default 'x';
+    create text search configuration s.plain (copy = simple); create collation s.c (locale = 'C'); create conversion s.conv for 'LATIN1' to 'UTF8' from iso8859_1_to_utf8;
+    create publication pub for table s.t (id, a) where (a > 5); create subscription sub connection 'host=192.0.2.1' publication pub with (connect = false, slot_name = none, enabled = false);
+    create function s.on_ddl() returns event_trigger language plpgsql as 'begin end'; create event trigger watch on ddl_command_end execute function s.on_ddl(); alter event trigger watch disable;
+    create table s.rls (id int); alter table s.rls force row level security; create policy p on s.rls as restrictive for insert to rare_owner with check (id > 0);
+    create unlogged table s.fast (id int); insert into s.fast values (1); create table s.empty (); create sequence s.down increment -3 minvalue -100 maxvalue -1 start -1 cycle; select nextval('s.down'), nextval('s.down');
+    create materialized view s.mv as select count(*) from s.t; create materialized view s.unfilled as select 1 as one with no data; revoke all on function s.on_ddl() from public; alter default privileges for role rare_owner revoke execute on functions from public;
+    select lo_create(4711); alter large object 4711 owner to rare_owner; grant select on large object 4711 to rare_admin; comment on large object 4711 is 'kept'; revoke create on schema public from public; alter schema public owner to rare_owner`);
+  const { proof } = await prove('rare');
+  expect(proof.differences).toEqual([]);
+  expect(proof.compared.schemaObjects).toBeGreaterThan(45);
+});
+
 test('a database without any table is proved by its schema only, and says so', async () => {
   await sql('postgres', 'create database bare');
   await sql('bare', 'create schema planned; create function planned.f() returns int language sql return 1');
