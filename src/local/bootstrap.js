@@ -328,7 +328,8 @@ async function run(name, [command, ...args], options = {}) {
   const path = join(CACHE, 'logs', `${name}.log`);
   const log = createWriteStream(path, { flags: 'a' });
   log.write(`$ ${command} ${args.join(' ')}\n`);
-  const child = spawn(command, args, { cwd: options.cwd ?? CACHE, env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+  const [program, ...rest] = endingWithUs([command, ...args]);
+  const child = spawn(program, rest, { cwd: options.cwd ?? CACHE, env: { ...process.env, ...options.env }, stdio: ['ignore', 'pipe', 'pipe'] });
   running.add(child);
   let tail = '';
   for (const stream of [child.stdout, child.stderr]) {
@@ -352,8 +353,8 @@ async function run(name, [command, ...args], options = {}) {
 /** The command itself, under Node 24; it ends when we do, however we do. */
 function start(command, args) {
   const argv = [nodePath(), '--disable-warning=ExperimentalWarning', join(ROOT, command.script), ...command.first, ...args];
-  const dying = which('setpriv') === undefined ? argv : ['setpriv', '--pdeathsig', 'TERM', '--', ...argv];
-  const child = spawn(dying[0], dying.slice(1), {
+  const [program, ...rest] = endingWithUs(argv);
+  const child = spawn(program, rest, {
     cwd: process.cwd(),
     stdio: 'inherit',
     env: { ...process.env, HOLDFAST_CACHE: CACHE, PATH: `${dirname(nodePath())}${delimiter}${process.env.PATH}` },
@@ -363,6 +364,11 @@ function start(command, args) {
     child.once('error', reject);
     child.once('exit', (code, signal) => resolve(code ?? 128 + ({ SIGINT: 2, SIGTERM: 15, SIGKILL: 9, SIGHUP: 1 }[signal] ?? 0)));
   });
+}
+
+/** The kernel sends it TERM when we are gone, also by SIGKILL. */
+function endingWithUs(argv) {
+  return which('setpriv') === undefined ? argv : ['setpriv', '--pdeathsig', 'TERM', '--', ...argv];
 }
 
 /** The terminal gives Ctrl-C to every process of the foreground; everything else is ours to pass on. */
