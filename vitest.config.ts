@@ -5,12 +5,12 @@ export default defineConfig({
   test: {
     pool: 'forks',
     projects: [
-      { extends: true, test: { name: 'unit', include: ['test/unit/**/*.test.ts'], testTimeout: 20_000 } },
+      { extends: true, test: { name: 'unit', include: ['test/{unit,replay}/**/*.test.ts'], testTimeout: 20_000 } },
       {
         extends: true,
         test: {
           name: 'servers',
-          include: ['test/{integration,workflow,replay,cli,fault}/**/*.test.ts'],
+          include: ['test/{integration,workflow,cli,fault}/**/*.test.ts'],
           globalSetup: ['test/setup.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
