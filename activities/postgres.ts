@@ -62,7 +62,14 @@ function candidateChecks(candidate: NodeStatus | undefined, name: string | null)
  */
 async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus, limitMs: number): Promise<{ lagMs: number | null; lagBytes: number | null }> {
   const started = step.nowMs();
-  const goal = await withNode(step.context, datastore, primary, async (client) => ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn);
+  const goal = await withNode(step.context, datastore, primary, async (client) => {
+    // An idle primary leaves its last WAL page half written: what is flushed may end within a record, which no standby can replay. A commit ends it.
+    await client.query('begin read write');
+    await client.query('set local synchronous_commit = local');
+    await client.query('select pg_current_xact_id()');
+    await client.query('commit');
+    return ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn;
+  });
   if (candidate.replayedLsn === null) return { lagMs: null, lagBytes: null };
   const lagBytes = Math.max(0, Number(lsnDifference(candidate.replayedLsn, goal)));
   if (lagBytes === 0) return { lagMs: 0, lagBytes: 0 };
