@@ -151,6 +151,25 @@ export function holdfast(args: readonly string[]): Promise<{ code: number | null
   });
 }
 
+/** The worker as people start it, in a process of its own. `check` throws when it ended before it was told to. */
+export function startWorkerProcess(context: Context): { kill(signal: NodeJS.Signals): Promise<void>; check(): void } {
+  const child = spawn(process.execPath, [PROGRAM, 'worker', '--config', context.configPath], { env: environment(), stdio: ['ignore', 'ignore', 'pipe'] });
+  let err = '';
+  let told = false;
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (err = (err + text).slice(-4000)));
+  const ended = new Promise<void>((resolve) => child.once('exit', () => resolve()));
+  return {
+    async kill(signal) {
+      told = true;
+      child.kill(signal);
+      await ended;
+    },
+    check() {
+      if (!told && (child.exitCode !== null || child.signalCode !== null)) throw new Error(`the worker ended by itself (${child.exitCode ?? child.signalCode}): ${err}`);
+    },
+  };
+}
+
 export function environment(): Record<string, string | undefined> {
   return { PATH: process.env['PATH'], ...Object.fromEntries(Object.entries(process.env).filter(([name]) => name.startsWith('HOLDFAST_TEST_'))) };
 }

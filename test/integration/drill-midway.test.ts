@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CancelledFailure, type Client, type WorkflowFailedError, type WorkflowHandle } from '@temporalio/client';
@@ -8,7 +7,7 @@ import type { BackupSummary } from '../../src/model/manifest.ts';
 import { drillsDirectory } from '../../src/systems/drill-target.ts';
 import { verifyEvidenceFolder } from '../../src/systems/evidence-folder.ts';
 import { connectTemporal, runningWorker, uniqueName } from '../support.ts';
-import { PROGRAM, drillFixture, environment, expectNoTargets, holdfast, serversBelow, type DrillFixture } from './drill-fixture.ts';
+import { drillFixture, expectNoTargets, holdfast, serversBelow, startWorkerProcess, type DrillFixture } from './drill-fixture.ts';
 
 let fixture: DrillFixture;
 let client: Client;
@@ -46,10 +45,11 @@ async function startHeld(): Promise<{ handle: WorkflowHandle<() => Promise<Resto
 }
 
 /** Resolves once the restore into the target stands still at the held index. */
-async function untilHeld(handle: WorkflowHandle<() => Promise<RestoreDrillResult>>): Promise<void> {
+async function untilHeld(handle: WorkflowHandle<() => Promise<RestoreDrillResult>>, check = (): void => {}): Promise<void> {
   let ended: string | undefined;
   handle.result().then((result) => (ended = JSON.stringify(result)), (error: unknown) => (ended = String(error)));
   while (!serversBelow(drillsDirectory(fixture.context)).some((pid) => isIndexing(pid))) {
+    check();
     if (ended !== undefined) throw new Error(`the drill ended before it was held: ${ended}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
@@ -102,13 +102,11 @@ test('aborted by an operator midway: the target goes, and result and evidence sa
 
 test('the worker is killed midway: nothing keeps running, and the next worker starts over and verifies the backup', async () => {
   const held = await holdRestores();
-  const victim = spawn(process.execPath, [PROGRAM, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
-  const victimEnded = new Promise((resolve) => victim.once('exit', resolve));
+  const victim = startWorkerProcess(fixture.context);
   try {
     const { handle, backup } = await startHeld();
-    await untilHeld(handle);
-    victim.kill('SIGKILL');
-    await victimEnded;
+    await untilHeld(handle, () => victim.check());
+    await victim.kill('SIGKILL');
     // The target's server and every child died with it; its folder waits for whoever comes next.
     await expect.poll(() => serversBelow(drillsDirectory(fixture.context))).toEqual([]);
     expect(readdirSync(drillsDirectory(fixture.context))).toHaveLength(1);
@@ -125,6 +123,6 @@ test('the worker is killed midway: nothing keeps running, and the next worker st
     expect(await fixture.find(backup.id)).toMatchObject({ inUse: false, proof: 'verified' });
   } finally {
     held.release();
-    victim.kill('SIGKILL');
+    await victim.kill('SIGKILL');
   }
 }, 180_000);

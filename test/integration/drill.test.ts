@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process';
 import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -13,7 +12,7 @@ import { createDrillTarget, openDrillTarget, sweepDrillTargets } from '../../src
 import { verifyEvidenceFolder } from '../../src/systems/evidence-folder.ts';
 import { readText } from '../../src/systems/store.ts';
 import { connectTemporal, runningWorker } from '../support.ts';
-import { PROGRAM, drillFixture, environment, expectNoTargets, holdfast, type DrillFixture } from './drill-fixture.ts';
+import { drillFixture, expectNoTargets, holdfast, startWorkerProcess, type DrillFixture } from './drill-fixture.ts';
 
 let fixture: DrillFixture;
 let client: Client;
@@ -215,13 +214,14 @@ test('a worker that starts removes what drills that ended have left, and leaves 
   expect(await openDrillTarget(fixture.context, running.name)).toMatchObject({ name: running.name });
   await expect(openDrillTarget(fixture.context, ended.name)).rejects.toThrow('does not run any more');
   // The worker as people start it asks Temporal, which knows neither.
-  const worker = spawn(process.execPath, [PROGRAM, 'worker', '--config', fixture.context.configPath], { env: environment(), stdio: 'ignore' });
-  const workerEnded = new Promise((resolve) => worker.once('exit', resolve));
+  const worker = startWorkerProcess(fixture.context);
   try {
-    await expect.poll(() => existsSync(running.directory), { timeout: 60_000 }).toBe(false);
+    while (existsSync(running.directory)) {
+      worker.check();
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
   } finally {
-    worker.kill('SIGTERM');
-    await workerEnded;
+    await worker.kill('SIGTERM');
   }
   expectNoTargets(fixture.context);
 });
