@@ -329,13 +329,17 @@ describe.each(CASES)('the shipped runbook for %s, %s', (purpose, mode) => {
 
   it('holds them in random runs in which most things go wrong', () => {
     const plan = plans.get(`${purpose} ${mode}`)!;
+    const ends = new Set<string>();
     fc.assert(
       fc.property(fc.integer({ min: 1, max: 60 }), fc.array(fc.nat({ max: 1_000_000 }), { minLength: 50, maxLength: 400 }), (rarity, choices) => {
         let node = first(plan);
         const trail: string[] = [];
         for (const choice of choices) {
           const possible = moves(plan, node);
-          if (possible.length === 0) break;
+          if (possible.length === 0) {
+            ends.add(node.state.final ?? 'succeeded');
+            break;
+          }
           // Small rarity: anything goes; large: mostly well, so that runs also get far.
           const well = possible.filter((move) => move.cost === 0);
           const from = choice % rarity === 0 || well.length === 0 ? possible : well;
@@ -350,5 +354,6 @@ describe.each(CASES)('the shipped runbook for %s, %s', (purpose, mode) => {
       }),
       { numRuns: 1500 },
     );
+    expect([...ends].sort()).toEqual(['aborted', 'denied', 'failed', 'succeeded']);
   }, 60_000);
 });

@@ -22,7 +22,7 @@ beforeAll(async () => {
   // The shipped runbook with a wait while writes are refused: what is cancelled there is known to stand there.
   const text = readFileSync(join(runbookDirectory, 'database-failover.yaml'), 'utf8').replace(/^name: .*/m, 'name: held-failover');
   const held = text.replace('  - id: await-replay\n', '  - id: hold\n    title: Hold\n    uses: operator.wait\n    narrative: Hold.\n    with: {duration: 50s}\n\n  - id: await-replay\n');
-  expect(held).not.toBe(text);
+  if (held === text) throw new Error('the shipped runbook has no step await-replay any more');
   writeFileSync(join(runbookDirectory, 'held-failover.yaml'), held);
   pair = { ...made, context: { ...made.context, runbookDirectory } };
   pair.context.config.services[pair.service]!.runbooks['held'] = 'held-failover';
