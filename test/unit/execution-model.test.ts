@@ -321,9 +321,9 @@ beforeAll(async () => {
 });
 
 describe.each(CASES)('the shipped runbook for %s, %s', (purpose, mode) => {
-  it('holds its rules in every run with up to two deviations', () => {
-    const { nodes, ends } = walkAll(plans.get(`${purpose} ${mode}`)!, 2);
-    expect(nodes).toBeGreaterThan(1000);
+  it('holds its rules in every run with up to three deviations', () => {
+    const { nodes, ends } = walkAll(plans.get(`${purpose} ${mode}`)!, 3);
+    expect(nodes).toBeGreaterThan(10_000);
     expect([...ends].sort()).toEqual(['aborted', 'denied', 'failed', 'succeeded']);
   }, 60_000);
 
