@@ -1,12 +1,17 @@
 import { posix } from 'node:path';
+import type { CheckResult } from '../src/model/api.ts';
 import type { NodeConfig } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
+import { describeCheck } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
-import { withoutFence } from '../src/systems/postgres-fence.ts';
-import { hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode } from '../src/systems/postgres-node.ts';
+import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
+import { committedPosition, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
+
+/** How long a node may take to stream before it is copied anew. */
+const FOLLOW_MS = 30_000;
 
 type Host = NodeConfig & { dataDirectory: string };
 
@@ -27,34 +32,53 @@ async function primaryOf(step: StepRun): Promise<string> {
   return found;
 }
 
-/** Streams from the wanted primary and replays. */
+/** Streams the present primary's timeline: addresses cannot tell, they may be names, and ports are often all the same. */
 async function streams(step: StepRun): Promise<{ ok: boolean; found: string }> {
   const datastore = datastoreFor(step);
-  const name = nodeInput(step, 'node');
-  const primary = datastore.nodes[(await primaryOf(step))]!;
-  const status = await nodeStatus(step.context, datastore, name);
+  const primary = await nodeStatus(step.context, datastore, await primaryOf(step));
+  const status = await nodeStatus(step.context, datastore, nodeInput(step, 'node'));
   if (!status.reachable) return { ok: false, found: status.error?.split('\n')[0] ?? 'no answer' };
   if (status.inRecovery !== true) return { ok: false, found: 'not in recovery' };
-  return { ok: status.receiverStatus === 'streaming' && status.receiverPort === primary.port, found: status.receiverStatus === null ? 'no WAL receiver' : `${status.receiverStatus} from ${status.receiverHost}:${status.receiverPort}` };
+  if (status.receiverStatus === null) return { ok: false, found: 'no WAL receiver' };
+  return { ok: status.receiverStatus === 'streaming' && primary.timeline !== null && status.timeline === primary.timeline, found: `${status.receiverStatus} timeline ${status.timeline}` };
+}
+
+/** Nothing may be rebuilt from a fenced server, and no live primary may be rebuilt: the secret alone does not say who is right. */
+async function roleChecks(step: StepRun): Promise<CheckResult[]> {
+  const datastore = datastoreFor(step);
+  const name = nodeInput(step, 'node');
+  const primary = await primaryOf(step);
+  const [source, target] = await Promise.all([nodeStatus(step.context, datastore, primary), nodeStatus(step.context, datastore, name)]);
+  const epochOf = async (status: NodeStatus): Promise<number | null> => (status.reachable && status.superuser ? (await withNode(step.context, datastore, status.node, readFence)).epoch : null);
+  const sourceEpoch = await epochOf(source);
+  const alive = target.inRecovery === false && (await epochOf(target)) === null;
+  return [
+    check('another node', name !== primary, 'not the primary itself', name),
+    check('primary writable', source.inRecovery === false, `${primary} is the primary`, source.reachable ? (source.inRecovery === true ? 'in recovery' : 'primary') : (source.error ?? 'no answer')),
+    check('primary is not fenced', sourceEpoch === null, 'no fence', sourceEpoch === null ? 'none' : `the fence of epoch ${sourceEpoch}`, `the application's secret points to a fenced node: finish the failover first`),
+    check('target is no live primary', !alive, `${name} stopped, fenced or a standby`, alive ? 'a primary that takes writes' : 'no primary', 'two primaries: find out which one is right before anything is discarded'),
+  ];
 }
 
 const rebuild: StepDefinition = {
   async inspect(step) {
+    const name = nodeInput(step, 'node');
     const { ok, found } = await streams(step);
-    return { satisfied: ok, summary: ok ? `${nodeInput(step, 'node')} streams already` : `${nodeInput(step, 'node')}: ${found}`, before: { found }, ...(ok ? { facts: { node: nodeInput(step, 'node'), method: 'none needed' } } : {}) };
+    // One that streams behind a fence would refuse every application after the next promotion.
+    const epoch = ok ? (await withNode(step.context, datastoreFor(step), name, readFence)).epoch : null;
+    const satisfied = ok && epoch === null;
+    return { satisfied, summary: satisfied ? `${name} streams already` : `${name}: ${found}${epoch === null ? '' : `, fence of epoch ${epoch}`}`, before: { found }, ...(satisfied ? { facts: { node: name, method: 'none needed' } } : {}) };
   },
   async guard(step) {
     if (optionalText(step, 'node') === undefined) return guarded([]);
     const { name, host } = hostOf(step);
-    const primary = (await primaryOf(step));
-    const datastore = datastoreFor(step);
-    const primaryStatus = await nodeStatus(step.context, datastore, primary);
+    const roles = await roleChecks(step);
+    const primaryStatus = await nodeStatus(step.context, datastoreFor(step), await primaryOf(step));
     const state = await hostState(host, step.signal);
     const control = await controlData(step, host);
     const identifier = /^Database system identifier:\s+(\d+)/m.exec(control)?.[1] ?? null;
     return guarded([
-      check('another node', name !== primary, 'not the primary itself', name),
-      check('primary writable', primaryStatus.inRecovery === false, `${primary} is the primary`, primaryStatus.reachable ? 'in recovery' : (primaryStatus.error ?? 'no answer')),
+      ...roles,
       check('host answers', state !== 'unknown', 'pg_ctl status', state, `check nodes.${name}.exec, dataDirectory and binDirectory`),
       check('same cluster', identifier === null || identifier === primaryStatus.systemIdentifier, primaryStatus.systemIdentifier ?? '?', identifier ?? 'no control file (a base backup is taken)', `${host.dataDirectory} holds another cluster: refusing to overwrite it`),
       check('replication user', host.replication !== undefined, `nodes.${name}.replication.username`, host.replication?.username ?? 'none', `add nodes.${name}.replication`),
@@ -63,40 +87,38 @@ const rebuild: StepDefinition = {
   async apply(step) {
     const { name, host } = hostOf(step);
     const datastore = datastoreFor(step);
-    const primary = (await primaryOf(step));
-    const status = await nodeStatus(step.context, datastore, primary);
-    if (status.inRecovery !== false) throw new HoldfastError('primary-lost', `${primary} is not a writable primary now: ${status.error ?? 'in recovery'}`, { next: 'find the primary before anything is rebuilt', retryable: true });
+    const primary = await primaryOf(step);
+    // Asked again: whatever is discarded here cannot be had back.
+    const wrong = (await roleChecks(step)).filter((item) => !item.ok);
+    if (wrong.length > 0) throw new HoldfastError('roles-changed', wrong.map(describeCheck).join('; '), { next: 'find the primary before anything is rebuilt' });
     const source = await adminTarget(step.context, datastore, primary, 'postgres');
     const replication = host.replication!;
     const passfile = replication.passfile === undefined ? '' : ` passfile=${conninfo(replication.passfile)}`;
     // With a passfile on the node no password travels there; without one the administrator's goes by environment, which ssh drops.
     const login: { user: string; env: Record<string, string> } = replication.passfile === undefined ? { user: source.user, env: { PGPASSWORD: source.password } } : { user: replication.username, env: {} };
+    const address = `host=${conninfo(source.host)} port=${source.port} sslmode=${source.sslmode}${passfile}`;
+    const settings = { primaryConninfo: `${address} user=${conninfo(replication.username)} application_name=${conninfo(name)}`, slot: replication.slot };
     const started = step.nowMs();
     await stopOnHost(host, 'fast', step.signal);
-    const tool = (program: string): string => nodeTool(host, program);
-    let method = 'pg_rewind';
-    try {
-      // pg_rewind ends crash recovery in single-user mode, which refuses to run with standby.signal.
-      await runOnNode(host, ['rm', '-f', posix.join(host.dataDirectory, 'standby.signal')], { signal: step.signal });
-      // Until its first checkpoint a promoted server's control file shows the old timeline, and pg_rewind before version 16
-      // takes that for "no rewind required".
-      await withNode(step.context, datastore, primary, (client) => client.query('checkpoint'), { queryTimeoutMs: 600_000 });
-      await runOnNode(
-        host,
-        [tool('pg_rewind'), `--target-pgdata=${host.dataDirectory}`, `--source-server=host=${conninfo(source.host)} port=${source.port} user=${conninfo(login.user)} dbname=postgres sslmode=${source.sslmode}${passfile}`],
-        { env: login.env, signal: step.signal },
-      );
-    } catch (error) {
-      step.signal.throwIfAborted();
-      await runOnNode(host, ['touch', posix.join(host.dataDirectory, 'standby.signal')], { signal: step.signal, allowFailure: true });
-      if (step.input['allowBaseBackup'] !== true) throw error;
-      step.log.warn({ why: messageOf(error) }, 'pg_rewind did not succeed; taking a base backup');
-      method = 'base backup';
-      await baseBackup(step, host, `host=${conninfo(source.host)} port=${source.port} user=${conninfo(login.user)} sslmode=${source.sslmode}${passfile}`, login.env);
+    let method: string | null = await rewind(step, host, primary, `${address} user=${conninfo(login.user)} dbname=postgres`, login.env, source.user);
+    if (method !== null) {
+      await writeStandbySettings(step, host, settings);
+      await startOnHost(host, step.signal);
+      if (!(await becomesStandby(step))) {
+        step.log.warn({ method }, 'it does not stream after that; taking a base backup');
+        await stopOnHost(host, 'fast', step.signal);
+        method = null;
+      }
     }
-    const primaryConninfo = `host=${conninfo(source.host)} port=${source.port} user=${conninfo(replication.username)} application_name=${conninfo(name)} sslmode=${source.sslmode}${passfile}`;
-    await writeStandbySettings(step, host, primaryConninfo);
-    await startOnHost(host, step.signal);
+    if (method === null) {
+      if (step.input['allowBaseBackup'] !== true) throw new HoldfastError('not-rewound', `${name} could not be brought back by pg_rewind`, { next: 'allow a base backup (allowBaseBackup: true) and run it again' });
+      method = 'base backup';
+      await baseBackup(step, host, `${address} user=${conninfo(login.user)}`, login.env);
+      await writeStandbySettings(step, host, settings);
+      await startOnHost(host, step.signal);
+      if (!(await becomesStandby(step))) throw new HoldfastError('does-not-follow', `${name} does not stream from ${primary} after a new base backup: ${(await streams(step)).found}`, { next: `look at the server log of ${name}; check replication.username, passfile and pg_hba.conf of ${primary}` });
+    }
+    await openRules(step, host, name);
     return {
       outcome: 'changed',
       summary: `${name} rebuilt by ${method} from ${primary} in ${formatDuration(step.nowMs() - started)}`,
@@ -109,15 +131,15 @@ const rebuild: StepDefinition = {
     const datastore = datastoreFor(step);
     const primary = await primaryOf(step);
     const deadline = step.nowMs() + (step.input['wait'] as number);
-    let goal: string | null = null;
+    let goal: string | undefined;
     for (;;) {
       const { ok, found } = await streams(step);
       let replayed: string | null = null;
       if (ok) {
         // A position of the new timeline: a standby still on the old one streams for a moment and never gets there.
-        goal ??= (await nodeStatus(step.context, datastore, primary)).replayedLsn;
+        goal ??= await committedPosition(step.context, datastore, primary);
         replayed = (await nodeStatus(step.context, datastore, name)).replayedLsn;
-        if (goal !== null && replayed !== null && lsnDifference(replayed, goal) <= 0n) {
+        if (replayed !== null && lsnDifference(replayed, goal) <= 0n) {
           return { checks: [check('streams', true, `${name} streams and has replayed ${goal}`, `${found}, ${replayed}`)], summary: `${name} streams and has caught up` };
         }
       }
@@ -133,34 +155,96 @@ async function controlData(step: StepRun, host: Host): Promise<string> {
   return (await runOnNode(host, [nodeTool(host, 'pg_controldata'), host.dataDirectory], { allowFailure: true, env: { LC_ALL: 'C' }, signal: step.signal })).stdout;
 }
 
+/**
+ * Bring the data directory to where the timelines parted. At no moment a start by somebody else lets applications in: the
+ * rules on the host carry the fence whenever standby.signal is missing.
+ * @returns what was done, null when only a base backup can help
+ */
+async function rewind(step: StepRun, host: Host, primary: string, sourceServer: string, env: Record<string, string>, admin: string): Promise<string | null> {
+  const signal = posix.join(host.dataDirectory, 'standby.signal');
+  const state = /^Database cluster state:\s+(.+)$/m.exec(await controlData(step, host))?.[1]?.trim() ?? '';
+  if (state === '') return null;
+  // A standby that was killed, or what an earlier rewind left: it mends itself by starting. pg_rewind would end its recovery
+  // with a checkpoint of its own on the shared timeline, and then see nothing to rewind.
+  if (state === 'in archive recovery') return 'restart';
+  try {
+    await fenceRules(step, host, admin);
+    if (!state.startsWith('shut down')) {
+      // pg_rewind first ends crash recovery in single-user mode, which refuses to run with standby.signal.
+      await runOnNode(host, ['rm', '-f', signal], { signal: step.signal });
+    }
+    // Until its first checkpoint a promoted server's control file shows the old timeline, and pg_rewind before version 16
+    // takes that for "no rewind required".
+    await withNode(step.context, datastoreFor(step), primary, (client) => client.query('checkpoint'), { queryTimeoutMs: 600_000 });
+    // -R leaves standby.signal at its end.
+    await runOnNode(host, [nodeTool(host, 'pg_rewind'), '-R', `--target-pgdata=${host.dataDirectory}`, `--source-server=${sourceServer}`], { env, signal: step.signal });
+    return 'pg_rewind';
+  } catch (error) {
+    step.log.warn({ why: messageOf(error) }, 'pg_rewind did not succeed');
+    step.signal.throwIfAborted();
+    return null;
+  } finally {
+    // Not cancelled with the rest: a node without it could start writable.
+    await runOnNode(host, ['touch', signal]);
+  }
+}
+
+/** The fence in the node's own files, for whoever starts it meanwhile. Lifted by `openRules` once it is a standby. */
+async function fenceRules(step: StepRun, host: Host, admin: string): Promise<void> {
+  const file = posix.join(host.dataDirectory, 'pg_hba.conf');
+  const hba = await runOnNode(host, ['cat', file], { allowFailure: true, signal: step.signal });
+  if (hba.code === 0) await runOnNode(host, ['tee', file], { input: withFence(hba.stdout, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), signal: step.signal });
+}
+
+/** Does it stream within a while? A node that cannot follow says so in its log and waits for ever. */
+async function becomesStandby(step: StepRun): Promise<boolean> {
+  const deadline = step.nowMs() + FOLLOW_MS;
+  for (;;) {
+    if ((await streams(step)).ok) return true;
+    if (step.nowMs() > deadline) return false;
+    await pause(200, step.signal);
+  }
+}
+
 /** A fresh copy beside the old one; the old one is removed only when the copy is complete. */
 async function baseBackup(step: StepRun, host: Host, conninfoText: string, env: Record<string, string>): Promise<void> {
   const fresh = `${host.dataDirectory}.holdfast-new`;
   const old = `${host.dataDirectory}.holdfast-old`;
   await runOnNode(host, ['rm', '-rf', fresh], { signal: step.signal });
   await runOnNode(host, [nodeTool(host, 'pg_basebackup'), '-D', fresh, '-d', conninfoText, '-X', 'stream', '-c', 'fast', '--no-password'], { env, signal: step.signal });
+  // A standby before it has its name: in its place it can never start writable.
+  await runOnNode(host, ['touch', posix.join(fresh, 'standby.signal')], { signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
-  await runOnNode(host, ['mv', host.dataDirectory, old], { signal: step.signal });
+  await runOnNode(host, ['mv', host.dataDirectory, old], { allowFailure: true, signal: step.signal });
   await runOnNode(host, ['mv', fresh, host.dataDirectory], { signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
 }
 
-/** standby.signal first, then who to follow, then the fence's own lines go: at no moment could it start writable. */
-async function writeStandbySettings(step: StepRun, host: Host, primaryConninfo: string): Promise<void> {
+/** standby.signal first, then whom to follow; what pg_rewind or a copy brought of another node's settings goes. */
+async function writeStandbySettings(step: StepRun, host: Host, settings: { primaryConninfo: string; slot: string | undefined }): Promise<void> {
   const file = (name: string): string => posix.join(host.dataDirectory, name);
   await runOnNode(host, ['touch', file('standby.signal')], { signal: step.signal });
   const auto = (await runOnNode(host, ['cat', file('postgresql.auto.conf')], { signal: step.signal })).stdout
     .split('\n')
     .filter((line) => !/^\s*(primary_conninfo|primary_slot_name|default_transaction_read_only)\s*=/.test(line))
     .filter((line) => line.trim() !== '');
-  auto.push(`primary_conninfo = '${primaryConninfo.replaceAll("'", "''")}'`);
-  if (host.replication?.slot !== undefined) auto.push(`primary_slot_name = '${host.replication.slot.replaceAll("'", "''")}'`);
+  auto.push(`primary_conninfo = '${settings.primaryConninfo.replaceAll("'", "''")}'`);
+  if (settings.slot !== undefined) auto.push(`primary_slot_name = '${settings.slot.replaceAll("'", "''")}'`);
   await runOnNode(host, ['tee', file('postgresql.auto.conf')], { input: `${auto.join('\n')}\n`, signal: step.signal });
-  const hba = await runOnNode(host, ['cat', file('pg_hba.conf')], { allowFailure: true, signal: step.signal });
-  if (hba.code === 0) {
-    const open = withoutFence(hba.stdout);
-    if (open !== hba.stdout) await runOnNode(host, ['tee', file('pg_hba.conf')], { input: open, signal: step.signal });
-  }
+}
+
+/** It is a standby now: the fence in its rules goes, wherever they are (Debian keeps them outside the data directory). */
+async function openRules(step: StepRun, host: Host, name: string): Promise<void> {
+  const datastore = datastoreFor(step);
+  await withNode(step.context, datastore, name, async (client) => {
+    const { recovering, file } = (await client.query("select pg_is_in_recovery() as recovering, current_setting('hba_file') as file")).rows[0] as { recovering: boolean; file: string };
+    if (!recovering) throw new HoldfastError('not-a-standby', `${name} started and is not in recovery: its fence stays`, { next: `stop it at once and look at ${host.dataDirectory}` });
+    const hba = (await runOnNode(host, ['cat', file], { signal: step.signal })).stdout;
+    const open = withoutFence(hba);
+    if (open === hba) return;
+    await runOnNode(host, ['tee', file], { input: open, signal: step.signal });
+    await client.query('select pg_reload_conf()');
+  });
 }
 
 /** A value in a libpq connection string. */

@@ -1,17 +1,25 @@
+import type { Client } from 'pg';
 import type { CheckResult } from '../src/model/api.ts';
 import type { PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
+import { NOT_BEGUN } from '../src/model/execution.ts';
 import type { Json } from '../src/model/runbook-schema.ts';
 import { formatBytes, formatDuration } from '../src/model/units.ts';
 import { runChild } from '../src/systems/child.ts';
 import { connectPostgres, withPostgres } from '../src/systems/postgres.ts';
-import { allowWrites, fenceRights, fenceTarget, leaveStandbySignal, probeRules, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
-import { hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { allowWrites, fenceRights, fenceTarget, leaveStandbySignal, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
+import { committedPosition, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A guard has 30 s; a larger allowed lag is only looked for so long. */
 const MAX_LAG_WAIT_MS = 15_000;
+
+/** A primary sends at least a keepalive each half of wal_sender_timeout (60 s); longer silence is a dead stream. */
+const SILENT_STREAM_MS = 35_000;
+
+/** Forced: replay that has not moved for so long has nothing left to replay. */
+const SETTLED_MS = 1000;
 
 interface Roles {
   readonly primary: string;
@@ -40,18 +48,24 @@ async function findRoles(step: StepRun): Promise<Roles> {
   const given = optionalText(step, 'candidate');
   if (given !== undefined && !byName.has(given)) throw new HoldfastError('unknown-node', `there is no node named "${given}"`, { next: `use one of: ${names.join(', ')}` });
   const standbys = statuses.filter((status) => status.node !== primary && status.inRecovery === true);
-  standbys.sort((a, b) => (a.replayedLsn === null || b.replayedLsn === null ? 0 : Number(lsnDifference(a.replayedLsn, b.replayedLsn))));
+  const has = (status: NodeStatus): bigint => [status.receivedLsn, status.replayedLsn].reduce((most, lsn) => (lsn !== null && lsnValue(lsn) > most ? lsnValue(lsn) : most), 0n);
+  standbys.sort((a, b) => (has(b) > has(a) ? 1 : has(b) < has(a) ? -1 : 0));
   return { primary, candidate: given ?? standbys[0]?.node ?? null, statuses: byName };
 }
 
-function candidateChecks(candidate: NodeStatus | undefined, name: string | null): CheckResult[] {
-  if (name === null || candidate === undefined) return [check('candidate', false, 'a standby in recovery', 'none', 'rebuild a standby (runbook database-failback) or name one with the parameter candidate')];
+/** What must hold of the node that is to be promoted, in either mode. */
+async function candidateChecks(step: StepRun, candidate: NodeStatus | undefined, name: string | null): Promise<CheckResult[]> {
+  if (name === null || candidate === undefined) return [check('candidate', false, 'a standby in recovery', 'none', 'rebuild a standby (runbook standby-rebuild) or name one with the parameter candidate')];
   if (!candidate.reachable) return [check('candidate', false, `${name} answers`, candidate.error ?? 'no answer', 'repair the standby or name another candidate')];
+  const fence = candidate.superuser ? await withNode(step.context, datastoreFor(step), name, readFence) : null;
+  const sync = candidate.synchronousStandbyNames.trim();
   return [
     check('candidate in recovery', candidate.inRecovery === true, `${name} is a standby`, candidate.inRecovery === true ? 'in recovery' : 'not in recovery', 'it is a primary itself: two primaries; stop and look'),
     check('replay not paused', candidate.replayPaused !== true, 'replay running', candidate.replayPaused === true ? 'paused' : 'running', `run select pg_wal_replay_resume() on ${name}`),
     check('no apply delay', (candidate.applyDelayMs ?? 0) === 0, 'recovery_min_apply_delay = 0', `${candidate.applyDelayMs ?? 0} ms`, 'a delayed standby is no failover candidate'),
     check('candidate will take writes', !candidate.readOnlyDefault, 'default_transaction_read_only = off', candidate.readOnlyDefault ? 'on' : 'off', `alter system reset default_transaction_read_only on ${name}`),
+    check('candidate is not fenced', fence === null || fence.epoch === null, 'no fence in its pg_hba.conf', fence?.epoch == null ? 'none' : `the fence of epoch ${fence.epoch}`, `remove the block HOLDFAST FENCE from its pg_hba.conf and reload`),
+    check('commits will not hang', sync === '' || (candidate.followers ?? 0) > 0, 'synchronous_standby_names empty, or standbys that stream from it', sync === '' ? 'empty' : `'${sync}' and ${candidate.followers ?? 0} standby(s)`, `alter system set synchronous_standby_names = '' on ${name} and reload: with no standby left, its commits would wait for ever`),
     check('promotion right', candidate.superuser, 'the admin user is superuser', candidate.superuser ? 'superuser' : 'not superuser', 'grant it, or use another admin user'),
   ];
 }
@@ -62,14 +76,7 @@ function candidateChecks(candidate: NodeStatus | undefined, name: string | null)
  */
 async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus, limitMs: number): Promise<{ lagMs: number | null; lagBytes: number | null }> {
   const started = step.nowMs();
-  const goal = await withNode(step.context, datastore, primary, async (client) => {
-    // An idle primary leaves its last WAL page half written: what is flushed may end within a record, which no standby can replay. A commit ends it.
-    await client.query('begin read write');
-    await client.query('set local synchronous_commit = local');
-    await client.query('select pg_current_xact_id()');
-    await client.query('commit');
-    return ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn;
-  });
+  const goal = await committedPosition(step.context, datastore, primary);
   if (candidate.replayedLsn === null) return { lagMs: null, lagBytes: null };
   const lagBytes = Math.max(0, Number(lsnDifference(candidate.replayedLsn, goal)));
   if (lagBytes === 0) return { lagMs: 0, lagBytes: 0 };
@@ -100,15 +107,13 @@ const health: StepDefinition = {
       checks.push(
         check('primary answers', primaryStatus.reachable, `${primary} answers`, primaryStatus.error ?? 'yes', 'if it is down, start a forced failover'),
         check('primary is writable', primaryStatus.inRecovery === false && !primaryStatus.readOnlyDefault, 'not in recovery, not read-only', primaryStatus.inRecovery === true ? 'in recovery' : primaryStatus.readOnlyDefault ? 'read-only by default' : 'writable'),
-        ...candidateChecks(candidateStatus, candidate),
+        ...(await candidateChecks(step, candidateStatus, candidate)),
       );
       if (candidateStatus?.inRecovery === true && primaryStatus.inRecovery === false) {
         checks.push(
           check('same system', candidateStatus.systemIdentifier === primaryStatus.systemIdentifier, primaryStatus.systemIdentifier ?? '?', candidateStatus.systemIdentifier ?? '?', 'the candidate belongs to another cluster'),
-          check('candidate streams', candidateStatus.receiverStatus === 'streaming', 'streaming', candidateStatus.receiverStatus ?? 'no WAL receiver', `check primary_conninfo and the log of ${candidate}`),
+          check('candidate streams', candidateStatus.receiverStatus === 'streaming' && candidateStatus.timeline === primaryStatus.timeline, `streaming timeline ${primaryStatus.timeline}`, candidateStatus.receiverStatus === null ? 'no WAL receiver' : `${candidateStatus.receiverStatus} timeline ${candidateStatus.timeline}`, `check primary_conninfo and the log of ${candidate}`),
         );
-        const sync = candidateStatus.synchronousStandbyNames.trim();
-        checks.push(check('commits will not hang', sync === '' || Object.keys(datastore.nodes).length > 2, 'synchronous_standby_names empty, or further standbys', sync === '' ? 'empty' : sync, `with no standby left, commits on ${candidate} would wait for ever`));
         const maxLag = step.input['maxLag'] as number;
         const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus, Math.min(maxLag, MAX_LAG_WAIT_MS));
         checks.push(check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? `more (${formatBytes(lagBytes ?? 0)} behind)` : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'));
@@ -116,7 +121,7 @@ const health: StepDefinition = {
       return guarded(checks);
     }
     const facts = await downFacts(step, datastore, primary, candidateStatus);
-    checks.push(...candidateChecks(candidateStatus, candidate));
+    checks.push(...(await candidateChecks(step, candidateStatus, candidate)));
     for (const fact of facts.alive) checks.push(check('primary is down', false, 'no sign of life', fact, 'use a planned failover, or fence it first'));
     checks.push(check('two independent facts', facts.down.length >= 2, 'at least two facts that the primary is down', facts.down.join('; ') || 'none', 'wait, or look at the primary by another way'));
     return guarded(checks);
@@ -150,17 +155,23 @@ async function downFacts(step: StepRun, datastore: PostgresDatastore, primary: s
   }
   if (last?.reachable === true) alive.push(`${primary} answers to the worker${last.inRecovery === true ? ' (in recovery)' : ''}`);
   else down.push(`no connection to ${primary} from the worker in ${attempts} attempts (${last?.error?.split('\n')[0] ?? 'no answer'})`);
-  // Looked at again, after the attempts: a standby needs a moment to notice that its stream ended.
-  const now = candidate === undefined ? undefined : await nodeStatus(step.context, datastore, candidate.node);
-  if (now?.reachable === true) {
-    if (now.receiverStatus === 'streaming') alive.push(`${now.node} still streams from ${primary}`);
-    else down.push(`${now.node} has lost its WAL stream`);
+  const answers = last?.reachable === true;
+  // Every standby is asked, and after the attempts: one needs a moment to notice that its stream ended.
+  const witnesses = await Promise.all(Object.keys(datastore.nodes).filter((name) => name !== primary).map((name) => nodeStatus(step.context, datastore, name)));
+  for (const witness of witnesses) {
+    if (!witness.reachable || witness.inRecovery !== true) continue;
+    if (witness.receiverStatus !== 'streaming') {
+      if (witness.node === candidate?.node) down.push(`${witness.node} has lost its WAL stream`);
+    } else if ((witness.receiverSilentMs ?? 0) < SILENT_STREAM_MS) {
+      alive.push(`${witness.node} still streams from it (last message ${formatDuration(witness.receiverSilentMs ?? 0)} ago; after ${formatDuration(SILENT_STREAM_MS)} of silence it counts as lost)`);
+    } else down.push(`${witness.node} has heard nothing in its WAL stream for ${formatDuration(witness.receiverSilentMs ?? 0)}`);
   }
   const node = datastore.nodes[primary]!;
   if (hasHostAccess(node)) {
     const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
     if (state === 'stopped') down.push(`its host says that no server runs in the data directory`);
-    else if (state === 'running') alive.push(`its host says that the server runs`);
+    // Running and silent to every attempt on its own host's word: hung. The fence stops it for sure before anything is promoted.
+    else if (state === 'running' && !answers) down.push(`its host says that the server runs, and it answers nobody`);
   }
   return { down, alive };
 }
@@ -187,9 +198,8 @@ const readOnly: StepDefinition = {
   async inspect(step) {
     const datastore = datastoreFor(step);
     const fence = await withNode(step.context, datastore, nodeInput(step, 'primary'), readFence);
-    const rules = await probeRules(await fenceTarget(step.context, datastore, nodeInput(step, 'primary')));
     // Satisfied is never said here: the WAL position must be read by apply, after the last session ended.
-    return { satisfied: false, summary: fence.epoch === null ? 'writes are allowed' : `fence of epoch ${fence.epoch} is written, rules ${rules}`, before: { ...fence } as Json };
+    return { satisfied: false, summary: fence.epoch === null ? 'writes are allowed' : `the fence of epoch ${fence.epoch} is written${fence.inForce ? ' and in force' : ''}`, before: { ...fence } as Json };
   },
   async guard(step) {
     if (optionalText(step, 'primary') === undefined) return guarded([]);
@@ -198,6 +208,7 @@ const readOnly: StepDefinition = {
     return guarded([
       check('right to fence', rights.superuser, 'the admin user is superuser (pg_hba.conf, ALTER SYSTEM, end sessions)', rights.superuser ? 'superuser' : 'not superuser', 'use a superuser as admin.username'),
       check('hba_file', rights.hbaFile !== '', 'a readable hba_file', rights.hbaFile === '' ? 'none' : rights.hbaFile),
+      check('rules without errors', rights.hbaErrors === null, 'pg_hba_file_rules without errors', rights.hbaErrors ?? 'none', 'mend pg_hba.conf: with an error in it the server keeps its old rules'),
       check('no prepared transactions', rights.preparedTransactions === 0, '0', String(rights.preparedTransactions), 'commit or roll back what pg_prepared_xacts shows'),
       check('no subscriptions', rights.subscriptions === 0, '0 running', String(rights.subscriptions), 'disable the subscriptions: they would go on writing'),
     ]);
@@ -220,13 +231,15 @@ const readOnly: StepDefinition = {
   async verify(step) {
     const datastore = datastoreFor(step);
     const primary = nodeInput(step, 'primary');
-    const [fence, rules] = await Promise.all([withNode(step.context, datastore, primary, readFence), fenceTarget(step.context, datastore, primary).then(probeRules)]);
+    const status = await nodeStatus(step.context, datastore, primary);
+    if (!status.reachable && (await hostStopped(step, primary))) return { checks: [check('fence', true, 'rules in force, or stopped', 'stopped')], summary: 'it was stopped meanwhile' };
+    const fence = await withNode(step.context, datastore, primary, readFence);
     return {
       checks: [
         check('fence epoch', fence.epoch === step.call.epoch, String(step.call.epoch), String(fence.epoch)),
-        check('ordinary roles', rules === 'rejected', 'rejected by pg_hba.conf', rules),
+        check('rules in force', fence.inForce, 'pg_hba.conf loaded, no errors', fence.inForce ? 'loaded' : 'not loaded'),
       ],
-      summary: 'an ordinary role is rejected',
+      summary: 'only the administrator is let in',
     };
   },
   async undo(step) {
@@ -269,7 +282,11 @@ const fence: StepDefinition = {
     if (node.fence !== undefined) ways.push('fence command');
     if (hasHostAccess(node) && (await hostState(node, step.signal).catch(() => 'unknown')) !== 'unknown') ways.push('its host');
     if ((await nodeStatus(step.context, datastore, name)).reachable) ways.push('SQL');
-    return guarded([check('a way to fence', ways.length > 0, `a way to reach ${name}: fence.command, dataDirectory with exec, or SQL`, ways.join(', ') || 'none', `configure datastores.*.nodes.${name}.fence.command`)]);
+    const provable = ways.includes('its host') || ways.includes('SQL') || node.fence?.verify !== undefined;
+    return guarded([
+      check('the fence can be proved', ways.length === 0 || provable, 'fence.verify, or a host or server that can be asked', provable ? 'yes' : 'only fence.command, whose effect nobody can see', `configure datastores.*.nodes.${name}.fence.verify`),
+      check('a way to fence', ways.length > 0, `a way to reach ${name}: fence.command, dataDirectory with exec, or SQL`, ways.join(', ') || 'none', `configure datastores.*.nodes.${name}.fence.command`),
+    ]);
   },
   async apply(step) {
     const datastore = datastoreFor(step);
@@ -302,8 +319,9 @@ const fence: StepDefinition = {
       }
     } else if (hasHostAccess(node)) {
       try {
-        await stopOnHost(node, 'immediate', step.signal);
+        // The signal first: whatever happens to the stop, no later start is writable.
         await runOnNode(node, ['touch', `${node.dataDirectory}/standby.signal`], { signal: step.signal });
+        await stopOnHost(node, 'immediate', step.signal);
         methods.push('server stopped and standby.signal left on its host');
       } catch (error) {
         problems.push(messageOf(error));
@@ -325,19 +343,14 @@ const fence: StepDefinition = {
 async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): Promise<{ holds: boolean; how: string }> {
   const datastore = datastoreFor(step);
   const node = datastore.nodes[name]!;
-  if (!afterRestart && (await probeRules(await fenceTarget(step.context, datastore, name))) === 'rejected') {
-    // One look, since applications wait: an ordinary role is rejected before its password is even asked for.
-    return { holds: true, how: `${name} rejects every application by pg_hba.conf` };
-  }
   const status = await nodeStatus(step.context, datastore, name);
   if (status.reachable) {
     if (status.inRecovery === true) return { holds: true, how: `${name} is in recovery` };
     const seen = await withNode(step.context, datastore, name, readFence);
-    const rules = await probeRules(await fenceTarget(step.context, datastore, name));
-    const refusing = seen.epoch !== null && rules === 'rejected';
+    const refusing = seen.epoch !== null && seen.inForce;
     return {
       holds: refusing && (!afterRestart || seen.standbySignal),
-      how: refusing ? `${name} rejects every application (epoch ${seen.epoch})${seen.standbySignal ? ' and starts in recovery' : ''}` : `${name} is not in recovery and lets applications in (${rules})`,
+      how: refusing ? `${name} lets only the administrator in (epoch ${seen.epoch})${seen.standbySignal ? ' and starts in recovery' : ''}` : `${name} is not in recovery and ${seen.epoch === null ? 'not fenced' : 'its fence is not in force'}`,
     };
   }
   if (node.fence?.verify !== undefined) {
@@ -354,6 +367,11 @@ async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): P
   return { holds: !afterRestart, how: `${name} does not answer (${status.error?.split('\n')[0] ?? ''})` };
 }
 
+async function hostStopped(step: StepRun, name: string): Promise<boolean> {
+  const node = datastoreFor(step).nodes[name]!;
+  return hasHostAccess(node) && (await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'stopped';
+}
+
 const awaitReplay: StepDefinition = {
   async guard(step) {
     if (optionalText(step, 'candidate') === undefined) return guarded([]);
@@ -362,13 +380,18 @@ const awaitReplay: StepDefinition = {
     return guarded([
       check('candidate answers', status.reachable, 'answers', status.error ?? 'answers'),
       check('replay not paused', status.replayPaused !== true, 'running', status.replayPaused === true ? 'paused' : 'running', `select pg_wal_replay_resume() on ${candidate}`),
+      check('candidate streams', step.call.mode === 'forced' || status.receiverStatus === 'streaming', 'streaming', status.receiverStatus ?? 'no WAL receiver', 'wait until it streams again'),
     ]);
   },
   async verify(step) {
     const wanted = optionalText(step, 'lsn');
+    if (step.call.mode === 'planned' && wanted === undefined) {
+      throw new HoldfastError('lsn-unknown', "the primary's last WAL position is not known: what the candidate lacks could not be told", { next: 'the step that refuses writes gives it; it cannot be declared done by hand' });
+    }
     const candidate = nodeInput(step, 'candidate');
     const started = step.nowMs();
     const timeoutMs = step.input['timeout'] as number;
+    let last = { replayed: '', sinceMs: started };
     return withNode(step.context, datastoreFor(step), candidate, async (client) => {
       for (;;) {
         const row = (await client.query('select pg_last_wal_receive_lsn()::text as received, pg_last_wal_replay_lsn()::text as replayed, pg_is_in_recovery() as recovering')).rows[0] as { received: string | null; replayed: string; recovering: boolean };
@@ -377,6 +400,11 @@ const awaitReplay: StepDefinition = {
         const behind = row.recovering ? lsnDifference(row.replayed, goal) : 0n;
         const facts = { replayedLsn: row.replayed, receivedLsn: row.received, waitedMs: step.nowMs() - started };
         if (behind <= 0n) return { checks: [check('replayed', true, goal, row.replayed)], summary: `${candidate} has replayed ${row.replayed}`, facts };
+        if (row.replayed !== last.replayed) last = { replayed: row.replayed, sinceMs: step.nowMs() };
+        if (wanted === undefined && step.nowMs() - last.sinceMs > SETTLED_MS) {
+          // A stream that broke ends in the middle of a record, which can never be replayed. Promotion replays what there is.
+          return { checks: [check('replayed', true, 'all complete records', row.replayed)], summary: `${candidate} has replayed ${row.replayed}; the last ${behind} bytes it received are no complete record`, facts };
+        }
         step.signal.throwIfAborted();
         if (step.nowMs() - started > timeoutMs) {
           return { checks: [check('replayed', false, goal, `${row.replayed}, ${behind} bytes behind after ${formatDuration(timeoutMs)}`, 'the standby does not keep up, or its stream is broken')], summary: 'not replayed in time', facts };
@@ -387,6 +415,25 @@ const awaitReplay: StepDefinition = {
   },
 };
 
+/** All that can fail before promotion is asked for; then it says that nothing was begun, and everything can be undone. */
+async function beforePromotion(step: StepRun, candidate: string): Promise<Client> {
+  const datastore = datastoreFor(step);
+  try {
+    const [{ client }, seen] = await Promise.all([
+      openNode(step.context, datastore, candidate),
+      // Between the last look and now someone may have let writes in again.
+      step.call.mode === 'planned' ? withNode(step.context, datastore, nodeInput(step, 'primary'), readFence) : null,
+    ]);
+    if (seen !== null && seen.epoch !== step.call.epoch) {
+      await client.end().catch(() => {});
+      throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch})`);
+    }
+    return client;
+  } catch (error) {
+    throw new HoldfastError(NOT_BEGUN, `not promoted: ${messageOf(error)}`, { cause: error, next: 'the execution goes back' });
+  }
+}
+
 const promote: StepDefinition = {
   async inspect(step) {
     const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
@@ -396,23 +443,15 @@ const promote: StepDefinition = {
   async guard(step) {
     if (optionalText(step, 'candidate') === undefined) return guarded([]);
     const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
-    return guarded(candidateChecks(status, status.node));
+    return guarded(await candidateChecks(step, status, status.node));
   },
   async apply(step) {
-    const datastore = datastoreFor(step);
     const candidate = nodeInput(step, 'candidate');
-    const [{ client }, seen] = await Promise.all([
-      openNode(step.context, datastore, candidate),
-      // Between the last look and now someone may have let writes in again.
-      step.call.mode === 'planned' ? withNode(step.context, datastore, nodeInput(step, 'primary'), readFence) : null,
-    ]);
+    const client = await beforePromotion(step, candidate);
     try {
       const before = (await client.query('select pg_is_in_recovery() as recovering, pg_last_wal_replay_lsn()::text as lsn')).rows[0] as { recovering: boolean; lsn: string };
       const started = step.nowMs();
       if (before.recovering) {
-        if (seen !== null && seen.epoch !== step.call.epoch) {
-          throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch}): not promoting`, { next: 'look at who lifted read-only' });
-        }
         await client.query('select pg_promote(false)');
         for (;;) {
           if (!((await client.query('select pg_is_in_recovery() as recovering')).rows[0] as { recovering: boolean }).recovering) break;
@@ -466,14 +505,15 @@ const verifyLag: StepDefinition = {
     const names = Object.keys(datastore.nodes).filter((name) => name !== primary);
     for (;;) {
       const seen = await Promise.all(names.map((name) => nodeStatus(step.context, datastore, name)));
-      const standbys = seen.filter((status) => status.inRecovery === true && status.receiverStatus !== null);
-      const primaryNode = datastore.nodes[primary]!;
-      const streaming = standbys.filter((status) => status.receiverStatus === 'streaming' && status.receiverPort === primaryNode.port);
+      const { timeline } = await nodeStatus(step.context, datastore, primary);
+      // One without a stream is an orphan, not absent.
+      const standbys = seen.filter((status) => status.inRecovery === true);
+      const streaming = standbys.filter((status) => status.receiverStatus === 'streaming' && status.timeline === timeline);
       const checks = await Promise.all(
         standbys.map(async (status) => {
           const { lagMs } = await lagOf(step, datastore, primary, status, Math.min(maxLag, MAX_LAG_WAIT_MS));
           const ok = streaming.includes(status) && lagMs !== null && lagMs <= maxLag;
-          return check(`${status.node} streams`, ok, `from ${primary}, lag at most ${formatDuration(maxLag)}`, `${status.receiverStatus} from ${status.receiverHost}:${status.receiverPort}, lag ${lagMs === null ? 'unknown' : formatDuration(lagMs)}`, 'rebuild it with runbook database-failback');
+          return check(`${status.node} streams`, ok, `from ${primary}, lag at most ${formatDuration(maxLag)}`, `${status.receiverStatus === null ? 'no stream' : `${status.receiverStatus} timeline ${status.timeline} from ${status.receiverHost}:${status.receiverPort}`}, lag ${lagMs === null ? 'unknown' : formatDuration(lagMs)}`, `rebuild it: holdfast run standby-rebuild --parameter node=${status.node}`);
         }),
       );
       if (checks.every((item) => item.ok) || step.nowMs() > deadline) {
@@ -496,13 +536,17 @@ const measureLoss: StepDefinition = {
     if ((await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'unknown') return unmeasured(`the host of ${name} cannot be reached`);
     const timeline = await oldTimeline(step, node);
     if (timeline === null) return unmeasured(`pg_controldata of ${name} could not be read`);
-    const answer = await runOnNode(node, [nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-t', String(timeline), '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`], { allowFailure: true, signal: step.signal });
+    // The zone is set on the node: an environment does not pass ssh.
+    const answer = await runOnNode(node, ['env', 'TZ=UTC', 'LC_ALL=C', nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-t', String(timeline), '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`], { allowFailure: true, signal: step.signal });
     // It always ends with an error at the end of the WAL; only one that read nothing at all is a failure.
     const commits = answer.stdout.split('\n').filter((line) => /desc: COMMIT/.test(line));
     if (answer.stdout.trim() === '' && !/invalid record length|invalid magic|invalid resource|record with incorrect|could not find a valid record|zero-length|contrecord|could not open file|invalid record/i.test(answer.stderr)) {
       return unmeasured(`pg_waldump: ${answer.stderr.slice(0, 300)}`);
     }
-    const times = commits.map((line) => /COMMIT (\S+ \S+ \S+)/.exec(line)?.[1]?.replace(/;$/, '') ?? '').filter((text) => text !== '');
+    const times = commits.flatMap((line) => {
+      const match = /COMMIT (\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d\.\d+) UTC/.exec(line);
+      return match === null ? [] : [`${match[1]}T${match[2]!.slice(0, 12)}Z`];
+    });
     const note = `COMMIT records in the WAL of ${name} after ${forkLsn} on timeline ${timeline} (pg_waldump)`;
     return { checks: [], summary: `${commits.length} transaction(s) of ${name} are not on the new primary`, facts: { lostTransactions: commits.length, lastLostAt: times.at(-1) ?? null, firstLostAt: times[0] ?? null, note } };
   },

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import type { ResourceRecordSet } from '@aws-sdk/client-route-53';
 import type { PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError } from '../src/model/errors.ts';
@@ -13,14 +14,18 @@ function dnsOf(step: StepRun): { datastore: PostgresDatastore; dns: Dns | undefi
 }
 
 async function currentRecord(step: StepRun, dns: Dns): Promise<ResourceRecordSet | undefined> {
+  return (await currentRecords(step, dns))[0];
+}
+
+/** More than one: a routing policy (weighted, latency, failover) keeps several under one name. */
+async function currentRecords(step: StepRun, dns: Dns): Promise<ResourceRecordSet[]> {
   const { ListResourceRecordSetsCommand } = await import('@aws-sdk/client-route-53');
   const client = await step.context.aws.route53();
   const wanted = dns.name.endsWith('.') ? dns.name : `${dns.name}.`;
-  const answer = await client.send(new ListResourceRecordSetsCommand({ HostedZoneId: dns.hostedZoneId, StartRecordName: wanted, StartRecordType: dns.type, MaxItems: 1 })).catch((error: unknown) => {
+  const answer = await client.send(new ListResourceRecordSetsCommand({ HostedZoneId: dns.hostedZoneId, StartRecordName: wanted, StartRecordType: dns.type, MaxItems: 2 })).catch((error: unknown) => {
     throw dnsError('route53:ListResourceRecordSets', dns, error);
   });
-  const found = answer.ResourceRecordSets?.[0];
-  return found?.Name === wanted && found.Type === dns.type ? found : undefined;
+  return (answer.ResourceRecordSets ?? []).filter((record) => record.Name === wanted && record.Type === dns.type);
 }
 
 function valueOf(record: ResourceRecordSet | undefined): string | null {
@@ -41,10 +46,20 @@ const change: StepDefinition = {
     return { satisfied: wanted !== undefined && same(value, wanted), summary: `${dns.name} is ${value ?? 'missing'}`, before: { value } };
   },
   async guard(step) {
-    const { dns } = dnsOf(step);
+    const { datastore, dns } = dnsOf(step);
     if (dns === undefined) return guarded([]);
-    const record = await currentRecord(step, dns);
+    const records = await currentRecords(step, dns);
+    const [record] = records;
     const checks = [check('DNS record', record !== undefined, `${dns.type} record ${dns.name} in zone ${dns.hostedZoneId}`, valueOf(record) ?? 'missing', 'create it, or correct endpoint.dns')];
+    if (record !== undefined) {
+      const simple = records.length === 1 && record.SetIdentifier === undefined && record.AliasTarget === undefined && record.ResourceRecords?.length === 1;
+      checks.push(check('a simple record', simple, 'one record with one value, no alias and no routing policy', simple ? 'simple' : record.AliasTarget !== undefined ? 'an alias' : `${records.length} set(s), ${record.ResourceRecords?.length ?? 0} value(s)`, 'give the database a simple record of its own'));
+    }
+    for (const [name, node] of Object.entries(datastore.nodes)) {
+      const { host } = applicationAddress(node);
+      const fits = (isIP(host) === 4) === (dns.type === 'A');
+      checks.push(check(`address of ${name}`, fits, dns.type === 'A' ? 'an IPv4 address' : 'a host name', host, `correct nodes.${name}.applicationHost or endpoint.dns.type`));
+    }
     if (record !== undefined) checks.push(await permissionCheck(step, dns, record));
     return guarded(checks);
   },
@@ -86,19 +101,21 @@ const change: StepDefinition = {
 };
 
 /**
- * May we change the record? Asked by creating what exists: Route 53 answers InvalidChangeBatch to who may, and
- * AccessDenied to who may not; nothing changes either way. Source: Route 53 API reference, ChangeResourceRecordSets, CREATE.
+ * May we change the record? Asked by deleting what does not exist: the same record with another TTL and value. To who may,
+ * Route 53 answers that it does not match (a deletion must name every value exactly); to who may not, AccessDenied. Nothing
+ * changes either way. Source: Route 53 API reference, ChangeResourceRecordSets, DELETE.
  */
 async function permissionCheck(step: StepRun, dns: Dns, record: ResourceRecordSet) {
   const { ChangeResourceRecordSetsCommand } = await import('@aws-sdk/client-route-53');
   const client = await step.context.aws.route53();
   const expected = 'route53:ChangeResourceRecordSets is allowed';
+  const absent: ResourceRecordSet = { Name: record.Name, Type: record.Type, TTL: (record.TTL ?? 0) + 1, ResourceRecords: [{ Value: dns.type === 'A' ? '192.0.2.1' : 'holdfast-permission-check.invalid.' }] };
   try {
-    await client.send(new ChangeResourceRecordSetsCommand({ HostedZoneId: dns.hostedZoneId, ChangeBatch: { Comment: 'holdfast permission check', Changes: [{ Action: 'CREATE', ResourceRecordSet: record }] } }));
-    return check('DNS permission', true, expected, 'allowed');
+    await client.send(new ChangeResourceRecordSetsCommand({ HostedZoneId: dns.hostedZoneId, ChangeBatch: { Comment: 'holdfast permission check', Changes: [{ Action: 'DELETE', ResourceRecordSet: absent }] } }));
+    return check('DNS permission', false, expected, 'the zone accepted the deletion of a record that does not exist', 'look at the zone before anything else');
   } catch (error) {
     const name = (error as Error).name;
-    if (name === 'InvalidChangeBatch' || /already exists/i.test((error as Error).message)) return check('DNS permission', true, expected, 'allowed');
+    if (name === 'InvalidChangeBatch' || name === 'InvalidInput') return check('DNS permission', true, expected, 'allowed');
     return check('DNS permission', false, expected, `${name}: ${(error as Error).message}`, "allow it to the worker's role on this zone");
   }
 }

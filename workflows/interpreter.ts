@@ -122,11 +122,12 @@ export function createExecution(): Execution {
       // Nothing may wait longer than writes may be refused.
       limitMs = Math.max(1000, Math.min(limitMs, refusedSince + plan!.readOnlyDeadlineMs - Date.now()));
     }
-    const attempts = phase === 'apply' ? 1 : phase === 'undo' ? 5 : 3;
+    // An undo is tried on: what it waits for (a worker, a network) comes back, and until then nobody else lifts what we did.
+    const attempts = phase === 'apply' ? 1 : phase === 'undo' ? 100 : 3;
     const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
       startToCloseTimeout: limitMs,
-      // All attempts together, when writes are refused meanwhile.
-      scheduleToCloseTimeout: hurry ? limitMs : limitMs * attempts + 10_000,
+      // All attempts together, when writes are refused meanwhile. An undo waits for a worker as long as it takes.
+      ...(phase === 'undo' ? {} : { scheduleToCloseTimeout: hurry ? limitMs : limitMs * attempts + 10_000 }),
       heartbeatTimeout: HEARTBEAT_MS,
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
       retry: { maximumAttempts: attempts, initialInterval: 200, maximumInterval: 5000 },
@@ -184,9 +185,9 @@ export function createExecution(): Execution {
       const result = await callPhase(step, phase, false);
       dispatch({ type: 'phaseDone', step, phase, result: collected === null ? result : merge(collected, result), atMs: Date.now() });
     } catch (error) {
-      const { how, text } = classify(error);
+      const { how, text, code } = classify(error);
       log.warn('phase did not succeed', { step: plan!.steps[step]!.id, phase, how, error: text });
-      dispatch({ type: 'phaseFailed', step, phase, how, error: text, atMs: Date.now() });
+      dispatch({ type: 'phaseFailed', step, phase, how, error: text, ...(code === undefined ? {} : { code }), atMs: Date.now() });
     }
   }
 
@@ -303,9 +304,9 @@ function merge(first: PhaseResult, second: PhaseResult): PhaseResult {
 }
 
 /** A timeout or a lost worker is unknown; what the activity itself called final is failed. */
-export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string } {
+export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string; code?: string } {
   const cause = error instanceof ActivityFailure ? error.cause : error;
-  if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message };
+  if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message, ...(cause.type == null ? {} : { code: cause.type }) };
   if (cause instanceof TimeoutFailure) return { how: 'unknown', text: `no answer in time (${cause.timeoutType})` };
   if (cause instanceof CancelledFailure || isCancellation(cause)) return { how: 'unknown', text: 'cancelled before it answered' };
   return { how: 'unknown', text: cause instanceof Error ? cause.message : String(cause) };

@@ -21,6 +21,10 @@ export interface StepKind {
   readonly skippable: boolean;
   /** Writes are refused while it is in effect before the point of no return: starts the dead-man deadline. */
   readonly refusesWrites: boolean;
+  /** It interrupts the service, or cannot be taken back: all guards are asked once more right before the first such step. */
+  readonly disruptive: boolean;
+  /** Its guard is asked again then, although it is done. */
+  readonly askedAgain: boolean;
   /** Within the refused-write window: its inspection and guards were done beforehand, apply inspects again itself. */
   readonly critical: boolean;
   /** Deadline of one attempt of apply or undo; reading phases have 30 s unless stated. */
@@ -44,6 +48,8 @@ function kind(entry: Partial<StepKind> & Pick<StepKind, 'summary' | 'input' | 'p
     skippable: false,
     refusesWrites: false,
     critical: false,
+    disruptive: false,
+    askedAgain: false,
     applyMs: 60_000,
     verifyMs: 30_000,
     attempts: 3,
@@ -63,6 +69,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
       maxLag: durationMs.prefault('10s').meta({ description: 'Planned: a candidate further behind is refused before anything changes.' }),
     }),
     phases: ['guard', 'verify'],
+    askedAgain: true,
     verifyMs: 60_000,
     facts: {
       primary: 'node that holds the primary role',
@@ -122,6 +129,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     input: z.strictObject({ datastore, primary: lateNode }),
     phases: ['inspect', 'guard', 'apply', 'verify', 'undo'],
     refusesWrites: true,
+    disruptive: true,
     critical: true,
     applyMs: 20_000,
     attempts: 2,
@@ -131,6 +139,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     summary: 'Fences the old primary so that it takes no write, also after a restart.',
     input: z.strictObject({ datastore, node: lateNode }),
     phases: ['inspect', 'guard', 'apply', 'verify'],
+    disruptive: true,
     applyMs: 120_000,
     facts: { methods: 'how it was fenced' },
   }),
@@ -147,6 +156,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     input: z.strictObject({ datastore, primary: lateNode, candidate: lateNode }),
     phases: ['inspect', 'guard', 'apply', 'verify'],
     pointOfNoReturn: true,
+    disruptive: true,
     critical: true,
     applyMs: 120_000,
     facts: { promotedAtMs: 'epoch milliseconds, worker clock', timeline: 'new timeline', forkLsn: 'WAL position where the new timeline begins' },

@@ -161,7 +161,7 @@ export type ExecutionEvent =
   | { readonly type: 'began'; readonly step: number; readonly phase: Phase; readonly atMs: number }
   | { readonly type: 'phaseDone'; readonly step: number; readonly phase: Phase; readonly result: PhaseResult; readonly atMs: number }
   /** `failed`: it certainly did not happen or said so itself. `unknown`: it timed out or its worker was lost. */
-  | { readonly type: 'phaseFailed'; readonly step: number; readonly phase: Phase; readonly how: 'failed' | 'unknown'; readonly error: string; readonly atMs: number }
+  | { readonly type: 'phaseFailed'; readonly step: number; readonly phase: Phase; readonly how: 'failed' | 'unknown'; readonly error: string; readonly code?: string; readonly atMs: number }
   | { readonly type: 'preflightDone'; readonly results: readonly PreflightResult[]; readonly atMs: number }
   | { readonly type: 'approvalBegan'; readonly step: number; readonly atMs: number }
   | { readonly type: 'skippedByMode'; readonly step: number; readonly atMs: number }
@@ -177,6 +177,9 @@ export interface PreflightResult {
   readonly result: PhaseResult | null;
   readonly error: string | null;
 }
+
+/** Code of an error by which an apply says that it ended before its first effect. */
+export const NOT_BEGUN = 'not-begun';
 
 export function startExecution(plan: Plan, start: { epoch: number; requestedBy: string; dryRun: boolean }): ExecutionState {
   return {
@@ -250,7 +253,7 @@ export function nextAction(plan: Plan, state: ExecutionState): Action {
   }
   if (state.dryRun && state.preflightDone) return { type: 'finish', outcome: 'checked' };
   // Facts have come up and the world has moved since: what would fail late is found while everything can still be undone.
-  if (!state.preflightRepeated && planned.included && (kind.refusesWrites || kind.pointOfNoReturn) && step.status === 'pending') {
+  if (!state.preflightRepeated && planned.included && kind.disruptive && step.status === 'pending') {
     return { type: 'preflight', calls: preflightCalls(plan, state, index) };
   }
   if (kind.runsIn === 'workflow') {
@@ -285,6 +288,12 @@ function nextPhase(kind: StepKind, step: StepState): Phase {
 
 function preflightCalls(plan: Plan, state: ExecutionState, from: number): { step: number; phase: 'inspect' | 'guard' }[] {
   const calls: { step: number; phase: 'inspect' | 'guard' }[] = [];
+  if (state.preflightDone) {
+    // What the run was begun (and approved) on must still be so: the roles, the lag, or that the primary is down.
+    for (const [index, step] of state.steps.entries()) {
+      if (step.status === 'done' && step.outcome !== 'skipped' && kindOf(step.uses).askedAgain) calls.push({ step: index, phase: 'guard' });
+    }
+  }
   for (let index = from; index < plan.steps.length; index += 1) {
     if (!plan.steps[index]!.included || state.steps[index]!.status !== 'pending') continue;
     const { uses, after } = plan.steps[index]!;
@@ -448,6 +457,10 @@ function phaseFailed(state: ExecutionState, event: Extract<ExecutionEvent, { typ
     const next = recordEffect(state, index, 'apply', { before: step.before, after: null, atMs, outcome });
     // It goes back already: undo looks for itself, and waits for nobody.
     if (state.status === 'undoing') return update(next, index, (item) => ({ ...item, outcome, error }));
+    if (event.code === NOT_BEGUN && how === 'failed' && !state.ledger.some((entry) => entry.step === step.id && entry.phase === 'apply')) {
+      // Its own word that it never asked for it, and no earlier try, which may still land whatever it answered: nothing can still take effect.
+      return giveUp(update(next, index, (item) => ({ ...item, applied: false, phase: null, outcome: 'failed' })), index, error, atMs);
+    }
     const canLook = kindOf(step.uses).phases.includes('inspect');
     if (canLook && (how === 'unknown' || kindOf(step.uses).pointOfNoReturn)) {
       // Neither failure nor success: look. A promotion that reported failure may still have been under way.

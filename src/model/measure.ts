@@ -83,19 +83,30 @@ function dnsConvergence(state: ExecutionState): Measurement {
 function lostWrites(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'acknowledged writes lost', unit: 'count' as const };
   if (plan.mode === 'planned') {
-    const lost = numberFact(state, 'canary.verify', 'lost');
-    return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: 'the canary could not be read back' } : { note: `of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote` }) };
+    const lost = canaryLost(state);
+    return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: 'the canary could not be read back' } : { note: [`of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote`, ...canaryNotes(state)].join('; ') }) };
   }
   const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');
   return { ...base, objective: null, measured: lost, note: String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
+}
+
+/** null as well when nothing was acknowledged: none of none proves nothing. */
+function canaryLost(state: ExecutionState): number | null {
+  const acknowledged = numberFact(state, 'canary.verify', 'acknowledged');
+  return acknowledged === null || acknowledged === 0 ? null : numberFact(state, 'canary.verify', 'lost');
+}
+
+function canaryNotes(state: ExecutionState): string[] {
+  const notes = factOf(state, 'canary.verify', 'notes');
+  return Array.isArray(notes) ? notes.map(String) : [];
 }
 
 /** Time of work lost. Planned: none when every acknowledged write is there. Forced: from the fork to the last lost commit, in the old primary's own WAL. */
 function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'RPO: work lost', unit: 'ms' as const, objective: plan.objectives?.rpoMs ?? null };
   if (plan.mode === 'planned') {
-    const lost = numberFact(state, 'canary.verify', 'lost');
-    if (lost === 0) return { ...base, measured: 0, note: 'every acknowledged canary write is on the new primary, which replayed the last WAL position of the old one' };
+    const lost = canaryLost(state);
+    if (lost === 0) return { ...base, measured: 0, note: ['every acknowledged canary write is on the new primary, which replayed the last WAL position of the old one', ...canaryNotes(state)].join('; ') };
     return { ...base, measured: null, note: lost === null ? 'the canary could not be read back' : `${lost} acknowledged writes are missing` };
   }
   const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');

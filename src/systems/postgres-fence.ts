@@ -6,9 +6,6 @@ import { adminTarget, connectPostgres, type PostgresTarget } from './postgres.ts
 
 const BEGIN = '# BEGIN HOLDFAST FENCE';
 const END = '# END HOLDFAST FENCE';
-/** Exists nowhere; pg_hba.conf is matched before any role is looked up, so it shows what the rules say. */
-const PROBE_ROLE = 'holdfast_fence_probe';
-
 /**
  * Refusing writes by pg_hba.conf: survives a restart, is not replicated to the standby (as ALTER ROLE and ALTER DATABASE
  * would be), and no session can switch it off (as it can default_transaction_read_only). Replication connections pass,
@@ -53,18 +50,22 @@ export interface FenceView {
   /** Client sessions other than our own. */
   readonly sessions: number;
   readonly standbySignal: boolean;
+  /** The server has loaded the rules as they are written now, without an error in them. */
+  readonly inForce: boolean;
 }
 
+/** @param client a session opened for this look: only a new one shows when the postmaster loaded its files. */
 export async function readFence(client: Client): Promise<FenceView> {
-  const hba = await readServerFile(client, 'hba_file');
   const row = (
     await client.query(`
-      select (select setting = 'on' from pg_settings where name = 'default_transaction_read_only') as session_ro,
+      select pg_read_file(current_setting('hba_file')) as hba,
+             pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification
+               and not exists (select from pg_hba_file_rules where error is not null) as in_force,
              exists (select from pg_file_settings where name = 'default_transaction_read_only' and setting in ('on','true','yes','1') and sourcefile like '%postgresql.auto.conf') as file_ro,
              (select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid())::int as sessions,
              (pg_stat_file('standby.signal', true)).size is not null as standby_signal`)
-  ).rows[0] as { file_ro: boolean; sessions: number; standby_signal: boolean };
-  return { epoch: fenceEpoch(hba), readOnlyDefault: row.file_ro, sessions: row.sessions, standbySignal: row.standby_signal };
+  ).rows[0] as { hba: string; in_force: boolean; file_ro: boolean; sessions: number; standby_signal: boolean };
+  return { epoch: fenceEpoch(row.hba), readOnlyDefault: row.file_ro, sessions: row.sessions, standbySignal: row.standby_signal, inForce: row.in_force };
 }
 
 export interface Refused {
@@ -95,12 +96,21 @@ export async function refuseWrites(
   const hba = await readServerFile(client, 'hba_file');
   const fenced = withFence(hba, { admin: target.user, epoch: options.epoch, execution: options.execution });
   await client.query('alter system set default_transaction_read_only = on');
-  if (fenced !== hba) await writeServerFile(client, await settingOf(client, 'hba_file'), fenced);
+  const hbaFile = await settingOf(client, 'hba_file');
+  if (fenced !== hba) await writeServerFile(client, hbaFile, fenced);
   lap('rulesWritten');
   // Nothing is refused before the server loads the rules.
   const refusedFromMs = options.nowMs();
-  await client.query('select pg_reload_conf()');
-  await untilProbe(target, 'rejected', deadline, options.nowMs, options.signal);
+  try {
+    await reload(client, target, deadline, options.nowMs, options.signal);
+  } catch (error) {
+    if (!(error instanceof HoldfastError) || error.code !== 'locked-out') throw error;
+    // We would shut ourselves out: through the session that is still open everything goes back as it was.
+    await writeServerFile(client, hbaFile, hba);
+    await client.query('alter system reset default_transaction_read_only');
+    await client.query('select pg_reload_conf()');
+    throw error;
+  }
   lap('rulesInForce');
   let sessionsEnded = 0;
   for (;;) {
@@ -137,8 +147,7 @@ export async function allowWrites(client: Client, target: PostgresTarget, option
   const open = withoutFence(hba);
   if (open !== hba) await writeServerFile(client, await settingOf(client, 'hba_file'), open);
   await client.query('alter system reset default_transaction_read_only');
-  await client.query('select pg_reload_conf()');
-  await untilProbe(target, 'let-through', options.nowMs() + options.timeoutMs, options.nowMs);
+  await reload(client, target, options.nowMs() + options.timeoutMs, options.nowMs);
 }
 
 /** After a restart the server comes up in recovery: it cannot be written, whatever a session says. */
@@ -147,29 +156,38 @@ export async function leaveStandbySignal(client: Client): Promise<void> {
   await writeServerFile(client, `${directory}/standby.signal`, '');
 }
 
-/** Does the server's rule set, as now loaded, reject an ordinary role? */
-export async function probeRules(target: PostgresTarget): Promise<'rejected' | 'let-through' | 'unreachable'> {
-  try {
-    const client = await connectPostgres({ ...target, user: PROBE_ROLE, password: 'none' }, { connectTimeoutMs: 3000, applicationName: 'holdfast-probe' });
-    await client.end();
-    return 'let-through';
-  } catch (error) {
-    const cause = (error as HoldfastError).cause as { code?: string; message?: string } | undefined;
-    if (cause?.code === '28000' && /pg_hba\.conf rejects/.test(cause.message ?? '')) return 'rejected';
-    return cause?.code === undefined || /^(ECONN|ETIMEDOUT|EHOST|ENET)/.test(cause.code) ? 'unreachable' : 'let-through';
-  }
-}
-
-async function untilProbe(target: PostgresTarget, wanted: 'rejected' | 'let-through', deadlineMs: number, nowMs: () => number, signal?: AbortSignal): Promise<void> {
+/**
+ * Have the server read its files again, and know that it has: a backend inherits the postmaster's load time when it is
+ * forked, so a new session with a later one was let in by the new rules. Works whatever language the server speaks and
+ * whatever the other rules say.
+ * @throws HoldfastError `locked-out` when the administrator is no longer let in, `rules-wrong` when pg_hba.conf has an error
+ */
+async function reload(client: Client, target: PostgresTarget, deadlineMs: number, nowMs: () => number, signal?: AbortSignal): Promise<void> {
+  const { before } = (await client.query('select clock_timestamp()::text as before')).rows[0] as { before: string };
+  await client.query('select pg_reload_conf()');
   for (;;) {
-    const seen = await probeRules(target);
-    if (seen === wanted) return;
+    let loaded = false;
+    try {
+      const session = await connectPostgres(target, { applicationName: 'holdfast-step', connectTimeoutMs: 3000, queryTimeoutMs: 5000 });
+      try {
+        const row = (await session.query("select pg_conf_load_time() >= $1::timestamptz as loaded, (select string_agg(format('line %s: %s', line_number, error), '; ') from pg_hba_file_rules where error is not null) as errors", [before])).rows[0] as { loaded: boolean; errors: string | null };
+        if (row.errors !== null) throw new HoldfastError('rules-wrong', `pg_hba.conf of ${target.host}:${target.port} has errors, so the server keeps its old rules: ${row.errors}`, { next: 'mend pg_hba.conf, then start again' });
+        loaded = row.loaded;
+      } finally {
+        await session.end().catch(() => {});
+      }
+    } catch (error) {
+      if (error instanceof HoldfastError && error.code === 'postgres-connect' && !error.retryable) {
+        throw new HoldfastError('locked-out', `with the fence in pg_hba.conf ${target.host}:${target.port} no longer lets the administrator ${target.user} in by password: ${error.message}`, {
+          next: 'give the administrator a password that the secret reference holds; trust, peer and certificate logins cannot pass the fence',
+        });
+      }
+      if (!(error instanceof HoldfastError) || !error.retryable) throw error;
+    }
+    if (loaded) return;
     signal?.throwIfAborted();
     if (nowMs() > deadlineMs) {
-      throw new HoldfastError('rules-not-loaded', `${target.host}:${target.port} did not load the changed pg_hba.conf: an ordinary role is ${seen}, expected ${wanted}`, {
-        next: 'look at pg_hba_file_rules for a parse error and at the server log',
-        retryable: true,
-      });
+      throw new HoldfastError('rules-not-loaded', `${target.host}:${target.port} did not load the changed pg_hba.conf in time`, { next: 'look at the server log', retryable: true });
     }
     await pause(2);
   }
@@ -198,14 +216,15 @@ async function writeServerFile(client: Client, path: string, content: string): P
 }
 
 /** What must hold for the fence to be possible at all; asked before the first change. */
-export async function fenceRights(client: Client): Promise<{ superuser: boolean; hbaFile: string; preparedTransactions: number; subscriptions: number }> {
+export async function fenceRights(client: Client): Promise<{ superuser: boolean; hbaFile: string; hbaErrors: string | null; preparedTransactions: number; subscriptions: number }> {
   const row = (
     await client.query(`
       select (select rolsuper from pg_roles where rolname = current_user) as superuser, current_setting('hba_file', true) as hba_file,
+             (select string_agg(format('line %s: %s', line_number, error), '; ') from pg_hba_file_rules where error is not null) as hba_errors,
              (select count(*) from pg_prepared_xacts)::int as prepared,
              (select count(*) from pg_stat_subscription where pid is not null)::int as subscriptions`)
-  ).rows[0] as { superuser: boolean; hba_file: string | null; prepared: number; subscriptions: number };
-  return { superuser: row.superuser, hbaFile: row.hba_file ?? '', preparedTransactions: row.prepared, subscriptions: row.subscriptions };
+  ).rows[0] as { superuser: boolean; hba_file: string | null; hba_errors: string | null; prepared: number; subscriptions: number };
+  return { superuser: row.superuser, hbaFile: row.hba_file ?? '', hbaErrors: row.hba_errors, preparedTransactions: row.prepared, subscriptions: row.subscriptions };
 }
 
 export async function fenceTarget(context: Context, datastore: PostgresDatastore, node: string): Promise<PostgresTarget> {

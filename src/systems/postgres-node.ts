@@ -24,6 +24,12 @@ export interface NodeStatus {
   readonly receiverStatus: string | null;
   readonly receiverHost: string | null;
   readonly receiverPort: number | null;
+  /** Standby: timeline it streams, null without a stream; primary: its own. Says which primary a standby follows, whatever the addresses. */
+  readonly timeline: number | null;
+  /** Milliseconds since the stream last said anything; null without a stream. */
+  readonly receiverSilentMs: number | null;
+  /** Standbys that stream from this node. */
+  readonly followers: number | null;
   readonly replayPaused: boolean | null;
   readonly applyDelayMs: number | null;
   readonly synchronousStandbyNames: string;
@@ -42,6 +48,10 @@ select pg_is_in_recovery() as in_recovery,
        (select status from pg_stat_wal_receiver) as receiver_status,
        (select sender_host from pg_stat_wal_receiver) as receiver_host,
        (select sender_port from pg_stat_wal_receiver) as receiver_port,
+       case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
+            else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int end as timeline,
+       (select extract(epoch from clock_timestamp() - last_msg_receipt_time) * 1000 from pg_stat_wal_receiver) as receiver_silent_ms,
+       (select count(*) from pg_stat_replication where state = 'streaming')::int as followers,
        case when pg_is_in_recovery() then pg_is_wal_replay_paused() end as replay_paused,
        (select setting::bigint from pg_settings where name = 'recovery_min_apply_delay') as apply_delay_ms,
        current_setting('synchronous_standby_names') as synchronous_standby_names,
@@ -55,7 +65,7 @@ export async function nodeStatus(context: Context, datastore: PostgresDatastore,
   } catch (error) {
     return {
       node, reachable: false, error: messageOf(error), inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
-      lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, replayPaused: null, applyDelayMs: null,
+      lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, timeline: null, receiverSilentMs: null, followers: null, replayPaused: null, applyDelayMs: null,
       synchronousStandbyNames: '', readOnlyDefault: false, superuser: false,
     };
   }
@@ -77,6 +87,9 @@ export async function statusOf(client: Client, node: string): Promise<NodeStatus
     receiverStatus: row['receiver_status'] as string | null,
     receiverHost: row['receiver_host'] as string | null,
     receiverPort: row['receiver_port'] as number | null,
+    timeline: row['timeline'] as number | null,
+    receiverSilentMs: row['receiver_silent_ms'] === null ? null : Number(row['receiver_silent_ms']),
+    followers: row['followers'] as number | null,
     replayPaused: row['replay_paused'] as boolean | null,
     applyDelayMs: row['apply_delay_ms'] === null ? null : Number(row['apply_delay_ms']),
     synchronousStandbyNames: row['synchronous_standby_names'] as string,
@@ -95,6 +108,20 @@ export async function withNode<T>(
 ): Promise<T> {
   const target = await adminTarget(context, datastore, node, options.database);
   return withPostgres(target, work, { applicationName: 'holdfast-step', connectTimeoutMs: options.connectTimeoutMs, queryTimeoutMs: options.queryTimeoutMs ?? 60_000 });
+}
+
+/**
+ * A WAL position of the primary that every standby can reach. An idle primary leaves its last WAL page half written: what is
+ * flushed may end within a record, which no standby can replay. An empty commit ends it; nothing else is changed.
+ */
+export async function committedPosition(context: Context, datastore: PostgresDatastore, primary: string): Promise<string> {
+  return withNode(context, datastore, primary, async (client) => {
+    await client.query('begin read write');
+    await client.query('set local synchronous_commit = local');
+    await client.query('select pg_current_xact_id()');
+    await client.query('commit');
+    return ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn;
+  });
 }
 
 /** Bytes from `from` to `to`; negative when `to` is behind. */
@@ -141,9 +168,20 @@ export async function hostState(node: NodeConfig & { dataDirectory: string }, si
 /** Stop the server on its host; not running is fine. `immediate` for what must not write another byte. */
 export async function stopOnHost(node: NodeConfig & { dataDirectory: string }, mode: 'fast' | 'immediate', signal?: AbortSignal): Promise<void> {
   if ((await hostState(node, signal)) === 'stopped') return;
-  const argv = mode === 'fast' && node.stop !== undefined ? node.stop : [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, '-m', mode, '-w', '-t', '60', 'stop'];
+  const argv = mode === 'fast' && node.stop !== undefined ? node.stop : [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, '-m', mode, '-w', '-t', mode === 'fast' ? '60' : '5', 'stop'];
   await runOnNode(node, argv, { allowFailure: true, signal });
-  const state = await hostState(node, signal);
+  let state = await hostState(node, signal);
+  if (state === 'running' && mode === 'immediate') {
+    // A stopped or hung process does not hear SIGQUIT. Its children end with it.
+    const pid = /^(\d+)\n/.exec((await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.pid')], { allowFailure: true, signal })).stdout)?.[1];
+    if (pid !== undefined) await runOnNode(node, [nodeTool(node, 'pg_ctl'), 'kill', 'KILL', pid], { allowFailure: true, signal });
+    for (let round = 0; round < 50 && state === 'running'; round += 1) {
+      await new Promise((resolve) => {
+        setTimeout(resolve, 100);
+      });
+      state = await hostState(node, signal);
+    }
+  }
   if (state !== 'stopped') {
     throw new HoldfastError('node-not-stopped', `the server in ${node.dataDirectory} is ${state} after it was told to stop`, { next: 'stop it by hand on its host, then retry the step', retryable: true });
   }

@@ -1,4 +1,6 @@
 import { execFile } from 'node:child_process';
+import { readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { ApplicationFailure, WorkflowFailedError, WorkflowExecutionAlreadyStartedError, type Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -218,6 +220,68 @@ describe('forced failover', () => {
     await pair.servers[old].start();
     expect(await tryToWrite(pair, old)).toEqual([]);
     expect(await tryToWrite(pair, next)).toEqual(['application', 'superuser']);
+  });
+});
+
+describe('rebuilding', () => {
+  const rebuild = (node: string): Promise<ExecutionResult> => client.workflow.execute('runbook', { taskQueue, workflowId: `runbook/${workflowId}`, args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node } }] });
+  const sizes = async (): Promise<unknown[]> => Promise.all((['a', 'b'] as const).map((node) => queryOnce(pair.servers[node].connectionString('shop'), 'select count(*) from orders')));
+
+  it('brings the old primary back as a standby that lets applications read', async () => {
+    const primary = await pair.pointsTo();
+    const node = primary === 'a' ? 'b' : 'a';
+    expect((await rebuild(node)).outcome).toBe('succeeded');
+    expect(await queryOnce(pair.applicationUrl(node), 'select pg_is_in_recovery() as recovering')).toEqual([{ recovering: true }]);
+    await expect.poll(sizes).toEqual([expect.anything(), expect.anything()]);
+  });
+
+  it('a standby that was killed mends itself instead of being rewound', async () => {
+    const primary = await pair.pointsTo();
+    const node = primary === 'a' ? 'b' : 'a';
+    await pair.servers[node].kill();
+    await queryOnce(pair.servers[primary].connectionString('shop'), 'insert into orders (id) values (-7)');
+    const result = await rebuild(node);
+    expect(result.steps[0]!.summary).toMatch(/rebuilt by restart/);
+    await expect.poll(async () => (await queryOnce(pair.servers[node].connectionString('shop'), 'select id from orders where id = -7')).length).toBe(1);
+  });
+
+  it('a lost data directory is copied anew', async () => {
+    const primary = await pair.pointsTo();
+    const node = primary === 'a' ? 'b' : 'a';
+    await pair.servers[node].kill();
+    rmSync(join(pair.servers[node].dataDirectory, 'global', 'pg_control'));
+    expect((await rebuild(node)).steps[0]!.summary).toMatch(/rebuilt by base backup/);
+    expect(await queryOnce(pair.servers[node].connectionString('shop'), 'select id from orders where id = -7')).toHaveLength(1);
+  });
+
+  it('refuses to rebuild the primary', async () => {
+    const primary = await pair.pointsTo();
+    await expect(rebuild(primary)).rejects.toMatchObject({ cause: { message: expect.stringMatching(/another node: expected not the primary itself/) } });
+    expect(await tryToWrite(pair, primary)).toEqual(['application', 'superuser']);
+  });
+});
+
+describe('a hung primary', () => {
+  it('is killed by the fence before the candidate is promoted', async () => {
+    const old = await pair.pointsTo();
+    const next = old === 'a' ? 'b' : 'a';
+    // The standby must notice the silence: with the defaults it takes 35 s; the stream is cut as a network would.
+    const pid = Number(readFileSync(join(pair.servers[old].dataDirectory, 'postmaster.pid'), 'utf8').split('\n')[0]);
+    await queryOnce(pair.servers[old].connectionString(), "select pg_terminate_backend(pid) from pg_stat_replication");
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const result = await run({ mode: 'forced', reason: 'hung' });
+      expect(result.outcome).toBe('succeeded');
+      expect(result.steps.find((step) => step.id === 'confirm')!.summary).toMatch(/answers nobody/);
+    } finally {
+      try {
+        process.kill(pid, 'SIGCONT');
+      } catch {
+        // Killed, as it should be.
+      }
+    }
+    expect(pair.servers[old].running()).toBe(false);
+    expect(await pair.pointsTo()).toBe(next);
   });
 });
 
