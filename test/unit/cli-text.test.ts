@@ -91,7 +91,7 @@ describe('schedules', () => {
   test('say everything explicitly, under the id of their environment, with an input that the workflow takes', () => {
     const config = configSchema.parse({ version: 1, environment: 'staging', stores: {}, datastores: {}, services: {}, schedules: { nightly: { run: 'restoreDrill', datastore: 'shop', cron: '0 3 * * 1-5', catchUp: '1s' } } });
     expect(desiredSchedules(config)).toMatchObject([
-      { scheduleId: 'holdfast/staging/nightly', workflowType: 'restoreDrill', workflowId: 'drill/shop/scheduled', input: { datastore: 'shop', backup: 'newest', reason: 'scheduled' }, timezone: 'UTC', overlap: 'SKIP', jitterMs: 0, catchUpMs: 10_000, paused: false },
+      { scheduleId: 'holdfast/staging/nightly', workflowType: 'restoreDrill', workflowId: 'drill/shop/scheduled', input: { datastore: 'shop', reason: 'scheduled' }, timezone: 'UTC', overlap: 'SKIP', jitterMs: 0, catchUpMs: 10_000, paused: false },
     ]);
     const without = configSchema.parse({ version: 1, stores: {}, datastores: {}, services: {}, schedules: { never: { run: 'readiness', service: 'orders' } } });
     expect(() => desiredSchedules(without)).toThrow(/neither cron nor every/);
