@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { stepKind } from '../../src/model/catalogue.ts';
 import {
-  OPERATOR_ACTIONS, leftOut, nextAction, reduce, refusal, startExecution, stepInput,
+  NOT_BEGUN, OPERATOR_ACTIONS, leftOut, nextAction, reduce, refusal, startExecution, stepInput,
   type Action, type ExecutionEvent, type ExecutionState, type OperatorAction, type OperatorRequest, type PhaseResult, type Plan,
 } from '../../src/model/execution.ts';
 import { badChecks, goodResult, shippedPlan } from './execution-plans.ts';
@@ -26,6 +26,8 @@ interface Node {
   readonly inFlight: Extract<Action, { type: 'phase' | 'preflight' }> | null;
   readonly memory: {
     readonly promoteBegun: boolean;
+    /** A try of it was answered by anything but that it had not begun. */
+    readonly promoteTried: boolean;
     /** An operator said that something is done or not needed: from here the world is the operator's word. */
     readonly declared: boolean;
     readonly stopped: boolean;
@@ -63,7 +65,7 @@ function first(plan: Plan): Node {
   return {
     state: startExecution(plan, { epoch: 1, requestedBy: 'requester', dryRun: false }), inFlight: null,
     world: { readOnly: false, fenced: false, promoted: false, landing: [] },
-    memory: { promoteBegun: false, declared: false, stopped: false, alone: 0, applyAnswers: 0 },
+    memory: { promoteBegun: false, promoteTried: false, declared: false, stopped: false, alone: 0, applyAnswers: 0 },
   };
 }
 
@@ -204,10 +206,12 @@ function phaseAnswers(plan: Plan, node: Node, action: Extract<Action, { type: 'p
       to: () => send(plan, node, { type: 'phaseDone', step, phase, result: { ...goodResult(uses, phase), ...result }, atMs: AT }, { world, inFlight: null, memory: { applyAnswers: node.memory.applyAnswers + (phase === 'apply' ? 1 : 0) } }),
     });
   };
-  const failed = (how: 'failed' | 'unknown', name: string, world: World = node.world): void => {
+  const failed = (how: 'failed' | 'unknown', name: string, world: World = node.world, code?: string): void => {
+    const promoting = phase === 'apply' && stepKind(uses)!.pointOfNoReturn;
+    const said = promoting ? (code === NOT_BEGUN ? { promoteBegun: node.memory.promoteTried } : { promoteTried: true }) : {};
     found.push({
       name: `${phase} ${how} ${name}`, cost: 1,
-      to: () => send(plan, node, { type: 'phaseFailed', step, phase, how, error: `${how} ${name}`, atMs: AT }, { world, inFlight: null, memory: { applyAnswers: node.memory.applyAnswers + (phase === 'apply' ? 1 : 0) } }),
+      to: () => send(plan, node, { type: 'phaseFailed', step, phase, how, error: `${how} ${name}`, ...(code === undefined ? {} : { code }), atMs: AT }, { world, inFlight: null, memory: { ...said, applyAnswers: node.memory.applyAnswers + (phase === 'apply' ? 1 : 0) } }),
     });
   };
   if (phase === 'inspect') {
@@ -250,6 +254,7 @@ function phaseAnswers(plan: Plan, node: Node, action: Extract<Action, { type: 'p
   failed('unknown', 'did not happen');
   failed('unknown', 'will happen', { ...node.world, landing: [...new Set([...node.world.landing, touched])] });
   failed('failed', 'did not happen');
+  failed('failed', 'not begun', node.world, NOT_BEGUN);
   // A client that was told of an error after the server had done its work.
   failed('failed', 'and yet happened', { ...landed, [touched]: true });
 }

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { refusal, stepInput, type Plan } from '../../src/model/execution.ts';
+import { NOT_BEGUN, refusal, stepInput, type Plan } from '../../src/model/execution.ts';
 import { Run, badChecks, planOf, shippedPlan } from './execution-plans.ts';
 
 let planned: Plan;
@@ -97,9 +97,10 @@ describe('guards', () => {
     expect(run.next()).toEqual({ type: 'phase', step: run.index('read-only'), phase: 'apply' });
   });
 
-  it('forced: they are asked again right before the promotion', () => {
+  it('forced: they are asked again right before the old primary is stopped for good', () => {
     const run = new Run(forced).until('preflight').preflight().until('preflight');
-    expect(run.begun.at(-1)).toBe('await-replay:verify');
+    expect(run.begun.at(-1)).toBe('canary:verify');
+    expect(run.begun.some((name) => name.startsWith('fence-first'))).toBe(false);
   });
 
   it('one that does not hold at first: nothing was changed and nothing is undone', () => {
@@ -264,6 +265,20 @@ describe('promotion', () => {
     expect(run.next()).toEqual({ type: 'phase', step: run.index('promote'), phase: 'apply' });
     run.until();
     expect(run.next()).toEqual({ type: 'finish', outcome: 'succeeded' });
+  });
+
+  it('that says it never began goes back; after an earlier try, which may still land, it parks', () => {
+    const never = { type: 'phaseFailed', phase: 'apply', how: 'failed', error: 'the primary lets writes in', code: NOT_BEGUN } as const;
+    const run = new Run(small()).until('promote:apply');
+    run.send({ ...never, step: run.begin().step }).until();
+    expect(run.next()).toEqual({ type: 'finish', outcome: 'failed' });
+    expect(run.begun.slice(-3)).toEqual(['read-only:undo', 'canary:undo', 'stage:undo']);
+    for (const how of promoteEnds) {
+      const again = new Run(small()).until('promote:apply').bad(how).good({ satisfied: false });
+      again.send({ ...never, step: again.begin().step });
+      expect(again.state.status).toBe('running');
+      expect(again.next()).toMatchObject({ type: 'phase', phase: 'inspect' });
+    }
   });
 
   it('whose verification fails is verified again by retry, never applied again', () => {
