@@ -4,13 +4,16 @@ import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { bundleWorkflowCode } from '@temporalio/worker';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
 import { bundleWorkflows } from '../../src/engine/bundle.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** What workflows may run: themselves, the pure rules, and the libraries these need. */
 const ALLOWED = [/^workflows\/[^/]+\.(ts|cjs)$/, /^src\/model\/[^/]+\.ts$/, /^webpack\//, /^node_modules\/(@temporalio\/(common|workflow)|zod|nexus-rpc|ms|long)\//, /^ignored\|.*\|__temporal_custom_(failure|payload)_converter$/];
 const ENCODED = /^src\/engine\/encoded-failures\.ts$/;
+
+// Bundling is a few seconds alone, and more beside other tests.
+vi.setConfig({ testTimeout: 60_000 });
 
 let folder: string;
 beforeAll(() => {
