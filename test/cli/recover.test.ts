@@ -58,6 +58,10 @@ async function parked(attempt: number): Promise<StepState> {
 
 describe('a real failover, operated from the command line', () => {
   test('ready, planned, failed over, parked after the point of no return, retried once and not twice, done, audited', async () => {
+    // Nothing was ever restored from: that is no readiness.
+    expect(await run('readiness', service)).toMatchObject({ code: 1, out: expect.stringMatching(/none was proved/) });
+    expect(await run('backup', 'shop')).toMatchObject({ code: 0 });
+    expect(await run('drill', 'shop')).toMatchObject({ code: 0 });
     const ready = await run('readiness', service);
     expect(ready).toMatchObject({ code: 0, out: expect.stringMatching(new RegExp(`${service}: recoverable at`)) });
     const plan = await run('plan', service);
