@@ -482,8 +482,9 @@ const promote: StepDefinition = {
           select ('x' || hex)::bit(32)::int as timeline, pg_read_file('pg_wal/' || hex || '.history', 0, 65536, true) as history from t`)
       ).rows[0] as { timeline: number; history: string | null };
       // The last line of a timeline's history says where it parted. Source: PostgreSQL documentation, 26.3.6 "Timelines".
-      const forkLsn = /^\d+\t([0-9A-F]+\/[0-9A-F]+)\t/i.exec(history?.trim().split('\n').at(-1) ?? '')?.[1] ?? null;
-      return { checks: [check('promoted', true, `${candidate} is primary`, `timeline ${timeline}`)], summary: `timeline ${timeline} from ${forkLsn ?? 'an unknown position'}`, facts: { timeline, forkLsn } };
+      const parted = /^(\d+)\t([0-9A-F]+\/[0-9A-F]+)\t/i.exec(history?.trim().split('\n').at(-1) ?? '');
+      const forkLsn = parted?.[2] ?? null;
+      return { checks: [check('promoted', true, `${candidate} is primary`, `timeline ${timeline}`)], summary: `timeline ${timeline} from ${forkLsn ?? 'an unknown position'}`, facts: { timeline, forkLsn, parentTimeline: parted === null ? null : Number(parted[1]) } };
     });
   },
 };
@@ -534,7 +535,8 @@ const measureLoss: StepDefinition = {
     if (forkLsn === undefined) return unmeasured('the point where the new timeline began is not known');
     if (!hasHostAccess(node)) return unmeasured(`the data directory of ${name} cannot be reached (dataDirectory, exec)`);
     if ((await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'unknown') return unmeasured(`the host of ${name} cannot be reached`);
-    const timeline = await oldTimeline(step, node);
+    // A primary killed before its first checkpoint still shows the timeline before its own in its control file.
+    const timeline = typeof step.input['timeline'] === 'number' ? step.input['timeline'] : await oldTimeline(step, node);
     if (timeline === null) return unmeasured(`pg_controldata of ${name} could not be read`);
     // The zone is set on the node: an environment does not pass ssh.
     const answer = await runOnNode(node, ['env', 'TZ=UTC', 'LC_ALL=C', nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-t', String(timeline), '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`], { allowFailure: true, signal: step.signal });

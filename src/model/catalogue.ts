@@ -159,7 +159,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     disruptive: true,
     critical: true,
     applyMs: 120_000,
-    facts: { promotedAtMs: 'epoch milliseconds, worker clock', timeline: 'new timeline', forkLsn: 'WAL position where the new timeline begins' },
+    facts: { promotedAtMs: 'epoch milliseconds, worker clock', timeline: 'new timeline', forkLsn: 'WAL position where the new timeline begins', parentTimeline: 'timeline it parted from' },
   }),
   'postgres.verifyFence': kind({
     summary: 'Proves that the old primary takes no write: down, in recovery, or refusing.',
@@ -222,7 +222,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
   }),
   'postgres.measureLoss': kind({
     summary: 'Counts the transactions that the old primary acknowledged after the point where the new timeline began, from its own WAL.',
-    input: z.strictObject({ datastore, node: lateNode, forkLsn: z.string().optional() }),
+    input: z.strictObject({ datastore, node: lateNode, forkLsn: z.string().optional(), timeline: z.int().optional().meta({ description: "The old primary's timeline; default: what its control file says." }) }),
     phases: ['verify'],
     skippable: true,
     verifyMs: 300_000,
