@@ -250,7 +250,7 @@ Everything is left running; Ctrl-C ends it all and removes ${environment.directo
 
 Try next, in another terminal, from this folder:
   A planned failover by Temporal's own command line:
-    ${findTool('temporal')} workflow start --address ${temporal.address} --task-queue ${context.config.temporal.taskQueue} --type failover --workflow-id failover/${SERVICE} --input '${input}'
+    ${findTool('temporal')} workflow start --fail-existing --address ${temporal.address} --task-queue ${context.config.temporal.taskQueue} --type failover --workflow-id failover/${SERVICE} --input '${input}'
   Watch it, and every other execution:
     ${holdfast} status ${SERVICE}
     ${holdfast} audit

@@ -161,8 +161,21 @@ export function nodeTool(node: NodeConfig, tool: string): string {
 /** `running`, `stopped`, or `unknown` when the host cannot be asked. Source: pg_ctl status exits with 0, 3, 4. */
 export async function hostState(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<'running' | 'stopped' | 'unknown'> {
   const answer = await runOnNode(node, [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, 'status'], { allowFailure: true, signal });
-  if (answer.code === 0) return 'running';
+  if (answer.code === 0) return (await isZombie(node, signal)) ? 'stopped' : 'running';
   return answer.code === 3 ? 'stopped' : 'unknown';
+}
+
+/** pg_ctl takes a dead postmaster for a running one until its parent has collected it, which in a container without an init never happens. */
+async function isZombie(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<boolean> {
+  const pid = await postmasterPid(node, signal);
+  if (pid === null) return false;
+  const stat = await runOnNode(node, ['cat', `/proc/${pid}/stat`], { allowFailure: true, signal });
+  return /\) Z /.test(stat.stdout);
+}
+
+async function postmasterPid(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<string | null> {
+  const file = await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.pid')], { allowFailure: true, signal });
+  return /^(\d+)\n/.exec(file.stdout)?.[1] ?? null;
 }
 
 /** Stop the server on its host; not running is fine. `immediate` for what must not write another byte. */
@@ -173,8 +186,8 @@ export async function stopOnHost(node: NodeConfig & { dataDirectory: string }, m
   let state = await hostState(node, signal);
   if (state === 'running' && mode === 'immediate') {
     // A stopped or hung process does not hear SIGQUIT. Its children end with it.
-    const pid = /^(\d+)\n/.exec((await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.pid')], { allowFailure: true, signal })).stdout)?.[1];
-    if (pid !== undefined) await runOnNode(node, [nodeTool(node, 'pg_ctl'), 'kill', 'KILL', pid], { allowFailure: true, signal });
+    const pid = await postmasterPid(node, signal);
+    if (pid !== null) await runOnNode(node, [nodeTool(node, 'pg_ctl'), 'kill', 'KILL', pid], { allowFailure: true, signal });
     for (let round = 0; round < 50 && state === 'running'; round += 1) {
       await new Promise((resolve) => {
         setTimeout(resolve, 100);
