@@ -3,11 +3,12 @@ import type { CheckResult } from '../src/model/api.ts';
 import type { ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
 import { HoldfastError } from '../src/model/errors.ts';
+import { canonicalJson } from '../src/model/evidence.ts';
 import type { Plan, PlannedStep } from '../src/model/execution.ts';
 import { pathText } from '../src/model/document.ts';
-import { inputIssues } from '../src/model/runbook-check.ts';
+import { inputIssues, parameterProblem } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
-import { formatDuration, parseDurationMs } from '../src/model/units.ts';
+import { formatDuration } from '../src/model/units.ts';
 import { listBackups } from '../src/systems/backup-catalogue.ts';
 import { datastoreOf, serviceOf, storeOf, unknownName, type Context } from '../src/systems/context.ts';
 import { openStore } from '../src/systems/store.ts';
@@ -141,39 +142,10 @@ function resolveParameters(context: Context, runbook: Runbook, service: ServiceC
       if (declared.required) problems.push(`parameter "${name}" (${declared.type}) is missing: ${declared.description}`);
       continue;
     }
-    const wrong = wrongType(declared.type, value);
-    if (wrong !== null) problems.push(`parameter "${name}": expected ${wrong}, found ${JSON.stringify(value)}`);
+    const wrong = parameterProblem(value, declared.type);
+    if (wrong !== undefined) problems.push(`parameter "${name}": ${wrong}, found ${JSON.stringify(value)}`);
     else result[name] = value as Json;
   }
   if (problems.length > 0) throw new HoldfastError('parameters', problems.join('\n'), { next: 'correct the parameters and start again' });
   return result;
-}
-
-function wrongType(type: Runbook['parameters'][string]['type'], value: unknown): string | null {
-  switch (type) {
-    case 'string':
-      return typeof value === 'string' ? null : 'a text';
-    case 'number':
-      return typeof value === 'number' && Number.isFinite(value) ? null : 'a number';
-    case 'boolean':
-      return typeof value === 'boolean' ? null : 'true or false';
-    case 'duration':
-      return typeof value === 'string' && parseDurationMs(value) !== undefined ? null : 'a duration such as 30s or 15m';
-    case 'list':
-      return Array.isArray(value) && value.every((item) => typeof item === 'string') ? null : 'a list of texts';
-    default:
-      return type satisfies never;
-  }
-}
-
-function canonicalJson(value: unknown): string {
-  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
-  if (value !== null && typeof value === 'object') {
-    return `{${Object.entries(value)
-      .filter(([, item]) => item !== undefined)
-      .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item)}`)
-      .join(',')}}`;
-  }
-  return JSON.stringify(value);
 }

@@ -93,12 +93,10 @@ export function createExecution(): Execution {
     if (why !== null) throw ApplicationFailure.nonRetryable(why, 'refused');
   }
 
-  async function callPhase(step: number, phase: Phase, preflight: boolean): Promise<PhaseResult> {
+  function phaseCall(step: number, phase: Phase, preflight: boolean): PhaseCall {
     const planned = plan!.steps[step]!;
-    const kind = stepKind(planned.uses)!;
-    const current = state!.steps[step]!;
     const info = workflowInfo();
-    const call: PhaseCall = {
+    return {
       step: planned.id,
       uses: planned.uses,
       phase,
@@ -111,9 +109,15 @@ export function createExecution(): Execution {
       runId: info.runId,
       epoch: state!.epoch,
       key: `${info.workflowId}/${planned.id}/${state!.epoch}`,
-      before: current.before,
+      before: state!.steps[step]!.before,
       facts: state!.facts[planned.id] ?? {},
     };
+  }
+
+  async function callPhase(step: number, phase: Phase, preflight: boolean): Promise<PhaseResult> {
+    const planned = plan!.steps[step]!;
+    const kind = stepKind(planned.uses)!;
+    const call = phaseCall(step, phase, preflight);
     const changing = phase === 'apply' || phase === 'undo';
     let limitMs = changing ? planned.applyMs : phase === 'verify' ? kind.verifyMs : READ_PHASE_MS;
     const refusedSince = state!.writesRefusedSinceMs;
@@ -139,7 +143,6 @@ export function createExecution(): Execution {
     const planned = plan!.steps[step]!;
     const activityName = BACKGROUND_KINDS[planned.uses];
     if (activityName === undefined || background.has(planned.id)) return;
-    const info = workflowInfo();
     const scope = new CancellationScope({ cancellable: true });
     const result = scope.run(() => {
       const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
@@ -148,22 +151,7 @@ export function createExecution(): Execution {
         cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         retry: { maximumAttempts: 20, initialInterval: 100, maximumInterval: 1000 },
       });
-      return activities[activityName]!({
-        step: planned.id,
-        uses: planned.uses,
-        phase: 'apply',
-        preflight: false,
-        with: stepInput(plan!, state!, step).value,
-        mode: plan!.mode,
-        service: plan!.service,
-        environment: plan!.environment,
-        workflowId: info.workflowId,
-        runId: info.runId,
-        epoch: state!.epoch,
-        key: `${info.workflowId}/${planned.id}/${state!.epoch}`,
-        before: null,
-        facts: {},
-      });
+      return activities[activityName]!(phaseCall(step, 'apply', false));
     });
     result.catch(() => {}); // Looked at where it is collected.
     background.set(planned.id, { scope, result });
