@@ -8,7 +8,7 @@ import { formatBytes, formatDuration } from '../src/model/units.ts';
 import { runChild } from '../src/systems/child.ts';
 import { connectPostgres, withPostgres } from '../src/systems/postgres.ts';
 import { allowWrites, fenceRights, fenceTarget, leaveStandbySignal, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
-import { committedPosition, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -535,11 +535,14 @@ const measureLoss: StepDefinition = {
     if (forkLsn === undefined) return unmeasured('the point where the new timeline began is not known');
     if (!hasHostAccess(node)) return unmeasured(`the data directory of ${name} cannot be reached (dataDirectory, exec)`);
     if ((await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'unknown') return unmeasured(`the host of ${name} cannot be reached`);
+    const control = await controlOf(step, node);
+    if (control === null) return unmeasured(`pg_controldata of ${name} could not be read`);
     // A primary killed before its first checkpoint still shows the timeline before its own in its control file.
-    const timeline = typeof step.input['timeline'] === 'number' ? step.input['timeline'] : await oldTimeline(step, node);
-    if (timeline === null) return unmeasured(`pg_controldata of ${name} could not be read`);
+    const timeline = typeof step.input['timeline'] === 'number' ? step.input['timeline'] : control.timeline;
+    // The segment is named: left to itself pg_waldump learns the segment size from any file, also from one made in advance, which is empty.
+    const segment = walFileName(timeline, forkLsn, control.segmentBytes);
     // The zone is set on the node: an environment does not pass ssh.
-    const answer = await runOnNode(node, ['env', 'TZ=UTC', 'LC_ALL=C', nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-t', String(timeline), '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`], { allowFailure: true, signal: step.signal });
+    const answer = await runOnNode(node, ['env', 'TZ=UTC', 'LC_ALL=C', nodeTool(node, 'pg_waldump'), '--rmgr=Transaction', '-s', forkLsn, '-p', `${node.dataDirectory}/pg_wal`, segment], { allowFailure: true, signal: step.signal });
     // It always ends with an error at the end of the WAL; only one that read nothing at all is a failure.
     const commits = answer.stdout.split('\n').filter((line) => /desc: COMMIT/.test(line));
     if (answer.stdout.trim() === '' && !/invalid record length|invalid magic|invalid resource|record with incorrect|could not find a valid record|zero-length|contrecord|could not open file|invalid record/i.test(answer.stderr)) {
@@ -554,10 +557,11 @@ const measureLoss: StepDefinition = {
   },
 };
 
-async function oldTimeline(step: StepRun, node: PostgresDatastore['nodes'][string] & { dataDirectory: string }): Promise<number | null> {
+async function controlOf(step: StepRun, node: PostgresDatastore['nodes'][string] & { dataDirectory: string }): Promise<{ timeline: number; segmentBytes: number } | null> {
   const answer = await runOnNode(node, [nodeTool(node, 'pg_controldata'), node.dataDirectory], { allowFailure: true, env: { LC_ALL: 'C' }, signal: step.signal });
-  const match = /^Latest checkpoint's TimeLineID:\s+(\d+)/m.exec(answer.stdout);
-  return match === null ? null : Number(match[1]);
+  const timeline = /^Latest checkpoint's TimeLineID:\s+(\d+)/m.exec(answer.stdout);
+  const segmentBytes = /^Bytes per WAL segment:\s+(\d+)/m.exec(answer.stdout);
+  return timeline === null || segmentBytes === null ? null : { timeline: Number(timeline[1]), segmentBytes: Number(segmentBytes[1]) };
 }
 
 const verifyRecentWrites: StepDefinition = {

@@ -135,6 +135,14 @@ export function lsnValue(lsn: string): bigint {
   return (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`);
 }
 
+/** Name of the WAL segment that holds a position. Source: PostgreSQL's XLogFileName, access/xlog_internal.h. */
+export function walFileName(timeline: number, lsn: string, segmentBytes: number): string {
+  const segment = lsnValue(lsn) / BigInt(segmentBytes);
+  const perId = 0x1_0000_0000n / BigInt(segmentBytes);
+  const hex = (value: bigint): string => value.toString(16).toUpperCase().padStart(8, '0');
+  return `${hex(BigInt(timeline))}${hex(segment / perId)}${hex(segment % perId)}`;
+}
+
 /** The address applications reach a node by. */
 export function applicationAddress(node: NodeConfig): { host: string; port: number } {
   return { host: node.applicationHost ?? node.host, port: node.applicationPort ?? node.port };

@@ -80,6 +80,7 @@ it(`${FORCED} forced failovers after SIGKILL: every lost write is counted, no ol
     await writer.stop();
     const lost = await writer.lostOn(next);
     const counted = measured(result, 'acknowledged writes lost');
+    expect(result.steps.find((step) => step.id === 'count-loss')!.summary).toMatch(/^\d+ transaction/);
     expect(counted).not.toBeNull();
     expect(counted!).toBeGreaterThanOrEqual(lost.length);
     await pair.servers[old].start();

@@ -191,6 +191,20 @@ describe('planned failover under a live writer', () => {
   }, 400_000);
 });
 
+describe('history', () => {
+  it('holds neither the administrator’s nor the application’s password', async () => {
+    const history = await client.workflow.getHandle(workflowId).fetchHistory();
+    const raw = JSON.stringify(history);
+    const text = `${raw}${[...raw.matchAll(/"data":"([A-Za-z0-9+/=]+)"/g)].map((match) => Buffer.from(match[1]!, 'base64').toString('utf8')).join('\n')}`;
+    expect(text).toContain('postgres.promote:apply');
+    expect(text).toContain('stagedVersion');
+    const { readEndpoint } = await import('../../src/systems/endpoint.ts');
+    for (const secret of [pair.servers.a.password, pair.servers.a.replication.password, (await readEndpoint(pair.context, pair.secretId)).password]) {
+      expect(text).not.toContain(secret);
+    }
+  });
+});
+
 describe('forced failover', () => {
   it('fences a primary that was killed under writes; started again it takes no write', async () => {
     const old = await pair.pointsTo();
@@ -220,6 +234,7 @@ describe('forced failover', () => {
     const lost = await writer.lostOn(next);
     const counted = measured(result, 'acknowledged writes lost');
     // The canary adds rows of its own to the old primary only before it was killed: none. So both counts speak of the same writes.
+    expect(result.steps.find((step) => step.id === 'count-loss')!.summary).toMatch(/^\d+ transaction/);
     expect(counted).not.toBeNull();
     expect(lost.length).toBeGreaterThanOrEqual(50);
     // One that was committed and whose answer was lost with the server is counted by the WAL and not by the application.
