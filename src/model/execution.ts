@@ -436,8 +436,9 @@ function phaseDone(state: ExecutionState, event: Extract<ExecutionEvent, { type:
     case 'verify':
       next = update(next, index, (item) => ({ ...item, checks: [...item.checks, ...(result.checks ?? [])] }));
       if (failedChecks.length > 0) return giveUp(next, index, `verification: ${failedChecks.map(describeCheck).join('; ')}`, atMs);
+      // What was applied in the refused-write window ended then; that it is verified later adds nothing to the window.
       // `failed` here comes from an abort that arrived meanwhile: what was verified did not fail.
-      return done(next, index, step.outcome === 'changed' ? 'changed' : 'already-satisfied', step.outcome === null || step.summary === '' ? result.summary : `${step.summary}; ${result.summary}`, atMs);
+      return done(next, index, step.outcome === 'changed' ? 'changed' : 'already-satisfied', step.outcome === null || step.summary === '' ? result.summary : `${step.summary}; ${result.summary}`, kind.critical ? (step.endedAtMs ?? atMs) : atMs);
     case 'undo': {
       next = recordEffect(next, index, 'undo', { before: step.after, after: result.after ?? null, atMs, outcome: result.outcome ?? 'changed' });
       next = update(next, index, (item) => ({ ...item, status: 'undone', summary: `undone: ${result.summary}`, endedAtMs: atMs }));
