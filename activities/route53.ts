@@ -116,7 +116,8 @@ async function permissionCheck(step: StepRun, dns: Dns, record: ResourceRecordSe
   } catch (error) {
     const name = (error as Error).name;
     if (name === 'InvalidChangeBatch' || name === 'InvalidInput') return check('DNS permission', true, expected, 'allowed');
-    return check('DNS permission', false, expected, `${name}: ${(error as Error).message}`, "allow it to the worker's role on this zone");
+    const status = (error as { $metadata?: { httpStatusCode?: number } }).$metadata?.httpStatusCode;
+    return check('DNS permission', false, expected, `${name}: ${(error as Error).message}${status === undefined ? '' : ` (HTTP ${status})`}`, "allow it to the worker's role on this zone");
   }
 }
 

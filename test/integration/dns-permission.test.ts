@@ -1,0 +1,80 @@
+import { MockActivityEnvironment } from '@temporalio/testing';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { createStepActivities } from '../../activities/steps.ts';
+import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import { startMoto } from '../../src/local/stack.ts';
+import type { PhaseResult } from '../../src/model/execution.ts';
+import type { PhaseCall } from '../../src/model/step-call.ts';
+import { testConfig, testDirectory } from '../support.ts';
+
+// An AWS emulator of its own, since enforcing permissions concerns all who use it.
+let processes: Processes;
+beforeAll(() => {
+  processes = createProcesses({ directory: testDirectory('dns') });
+});
+afterAll(() => processes?.end());
+
+it('a role that may read the zone and not change it is found by the guard, and nothing is changed by asking', async () => {
+  const moto = await startMoto({ processes, directory: processes.directory });
+  const settings = { region: moto.region, endpoint: moto.endpoint, credentials: { accessKeyId: moto.accessKeyId, secretAccessKey: moto.secretAccessKey } };
+  const { ChangeResourceRecordSetsCommand, CreateHostedZoneCommand, ListResourceRecordSetsCommand, Route53Client } = await import('@aws-sdk/client-route-53');
+  const owner = new Route53Client(settings);
+  const zone = (await owner.send(new CreateHostedZoneCommand({ Name: 'shop.example', CallerReference: 'one' }))).HostedZone!.Id!.replace('/hostedzone/', '');
+  await owner.send(
+    new ChangeResourceRecordSetsCommand({ HostedZoneId: zone, ChangeBatch: { Changes: [{ Action: 'CREATE', ResourceRecordSet: { Name: 'db.shop.example', Type: 'A', TTL: 5, ResourceRecords: [{ Value: '127.0.0.1' }] } }] } }),
+  );
+  const records = async (): Promise<unknown> => (await owner.send(new ListResourceRecordSetsCommand({ HostedZoneId: zone }))).ResourceRecordSets;
+  const before = await records();
+  const key = await restrictedUser(moto.endpoint, { Version: '2012-10-17', Statement: [{ Effect: 'Allow', Action: ['route53:List*', 'route53:Get*'], Resource: '*' }] });
+  process.env['HOLDFAST_TEST_DNS_KEY'] = key.id;
+  process.env['HOLDFAST_TEST_DNS_SECRET'] = key.secret;
+  const context = await testConfig({
+    aws: { endpoint: moto.endpoint, credentials: { accessKeyId: 'env:HOLDFAST_TEST_DNS_KEY', secretAccessKey: 'env:HOLDFAST_TEST_DNS_SECRET' } },
+    datastores: {
+      shop: {
+        engine: 'postgres',
+        database: 'shop',
+        admin: { username: 'holdfast', password: 'env:HOLDFAST_TEST_PG_PASSWORD' },
+        nodes: { a: { host: '127.0.0.1' }, b: { host: '127.0.0.2' } },
+        endpoint: { secret: 'none', dns: { hostedZoneId: zone, name: 'db.shop.example', type: 'A' } },
+      },
+    },
+  });
+  const guard = async (): Promise<PhaseResult> =>
+    new MockActivityEnvironment().run(createStepActivities(context)['route53.change:guard']!, {
+      step: 'dns', uses: 'route53.change', phase: 'guard', preflight: true, with: { datastore: 'shop' }, mode: 'planned', service: 'orders', environment: 'test',
+      workflowId: 'failover/orders', runId: 'run', epoch: 1, key: 'failover/orders/dns/1', before: null, facts: {},
+    } satisfies PhaseCall) as Promise<PhaseResult>;
+
+  expect((await guard()).checks!.filter((check) => !check.ok)).toEqual([]);
+  await enforce(moto.endpoint, 0);
+  const refused = (await guard()).checks!.filter((check) => !check.ok);
+  await enforce(moto.endpoint, 'inf');
+  expect(refused).toEqual([expect.objectContaining({ name: 'DNS permission', found: expect.stringMatching(/HTTP 403/) })]);
+  expect(await records()).toEqual(before);
+  owner.destroy();
+  context.close();
+});
+
+/** moto asks for permissions after so many requests. Source: moto documentation, "IAM-like Access Control". */
+async function enforce(endpoint: string, after: number | 'inf'): Promise<void> {
+  const answer = await fetch(`${endpoint}/moto-api/reset-auth`, { method: 'POST', body: String(after) });
+  expect(answer.status).toBe(200);
+}
+
+async function restrictedUser(endpoint: string, policy: object): Promise<{ id: string; secret: string }> {
+  const call = async (fields: Record<string, string>): Promise<string> => {
+    const answer = await fetch(endpoint, {
+      method: 'POST',
+      headers: { 'content-type': 'application/x-www-form-urlencoded', authorization: 'AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=none', host: 'iam.amazonaws.com' },
+      body: new URLSearchParams({ Version: '2010-05-08', ...fields }).toString(),
+    });
+    const text = await answer.text();
+    expect(answer.status).toBe(200);
+    return text;
+  };
+  await call({ Action: 'CreateUser', UserName: 'worker' });
+  await call({ Action: 'PutUserPolicy', UserName: 'worker', PolicyName: 'read', PolicyDocument: JSON.stringify(policy) });
+  const made = await call({ Action: 'CreateAccessKey', UserName: 'worker' });
+  return { id: /<AccessKeyId>(.+?)</.exec(made)![1]!, secret: /<SecretAccessKey>(.+?)</.exec(made)![1]! };
+}
