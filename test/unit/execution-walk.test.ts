@@ -182,7 +182,9 @@ describe('any execution of the failover and failback runbooks', () => {
 
   it('does not report as failed what an operator retried and what then succeeded', () => {
     fc.assert(fc.property(arbitraryWalk, ({ end }) => {
-      expect(end.steps.filter((step) => step.status === 'done' && (step.outcome === 'failed' || step.outcome === 'unknown' || step.outcome === null || (step.outcome !== 'skipped' && !step.summary.startsWith('declared done') && step.checks.some((check) => !check.ok)))).map(({ id, outcome, checks }) => ({ id, outcome, checks }))).toEqual([]);
+      // A guard that was asked again and no longer held stays visible on its step, and is why the run went back.
+      const shown = (step: (typeof end.steps)[number]): boolean => CATALOGUE[step.uses]!.askedAgain && end.failure !== null;
+      expect(end.steps.filter((step) => step.status === 'done' && !shown(step) && (step.outcome === 'failed' || step.outcome === 'unknown' || step.outcome === null || (step.outcome !== 'skipped' && !step.summary.startsWith('declared done') && step.checks.some((check) => !check.ok)))).map(({ id, outcome, checks }) => ({ id, outcome, checks }))).toEqual([]);
     }), RUNS);
   });
 
