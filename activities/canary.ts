@@ -1,28 +1,22 @@
-import { HoldfastError, messageOf } from '../src/model/errors.ts';
+import { HoldfastError } from '../src/model/errors.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { countCanaryRows, countOfRanges, EMPTY_CANARY, ensureCanaryTable, runCanary, type CanaryState, type Ranges } from '../src/systems/canary.ts';
 import { nodeStatus, withNode } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
-import { check, datastoreFor, guarded, nodeInput, pause, textInput, type StepDefinition, type StepRun } from './step-definition.ts';
+import { check, datastoreFor, endpointSecret, guarded, nodeInput, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** The execution's own rows: a run id, so that a later execution of the same workflow id never counts them. */
 function executionName(step: StepRun): string {
   return `${step.call.workflowId}/${step.call.runId}`;
 }
 
-function secretIdOf(step: StepRun): string {
-  const secretId = datastoreFor(step).endpoint?.secret;
-  if (secretId === undefined) throw new HoldfastError('endpoint-missing', `datastore ${textInput(step, 'datastore')} has no endpoint.secret`, { next: "add endpoint: { secret: <id of the application's connection secret> }" });
-  return secretId;
-}
-
 const start: StepDefinition = {
   async guard(step) {
-    const endpoint = await readEndpoint(step.context, secretIdOf(step));
+    const endpoint = await readEndpoint(step.context, endpointSecret(step));
     return guarded([check('application secret', true, 'host, port, username, password, dbname', `${endpoint.user}@${endpoint.host}:${endpoint.port}/${endpoint.database}`)]);
   },
   async apply(step) {
-    if (step.call.mode === 'planned') await ensureCanaryTable(step.context, datastoreFor(step), nodeInput(step, 'primary'), secretIdOf(step));
+    if (step.call.mode === 'planned') await ensureCanaryTable(step.context, datastoreFor(step), nodeInput(step, 'primary'), endpointSecret(step));
     return { outcome: 'changed', summary: 'canary begins', facts: { execution: executionName(step) } };
   },
   async verify(step) {
@@ -48,7 +42,7 @@ async function write(step: StepRun) {
   const state = await runCanary(step.context, {
     execution: executionName(step),
     datastore: datastoreFor(step),
-    secretId: secretIdOf(step),
+    secretId: endpointSecret(step),
     oldPrimary: nodeInput(step, 'primary'),
     intervalMs: step.input['intervalMs'] as number,
     settleMs: step.input['settle'] as number,
@@ -82,18 +76,11 @@ const verify: StepDefinition = {
     const { acknowledged, ranges, refusedWindowMs, firstGoodWriteAtMs, note, lastError, resumed } = step.call.facts;
     if (typeof note === 'string') return { checks: [check('canary', false, 'a canary that reported', note, 'lost writes were not measured by it')], summary: note };
     const known = (ranges as unknown as Ranges | undefined) ?? [];
-    const endpoint = await readEndpoint(step.context, secretIdOf(step));
+    const endpoint = await readEndpoint(step.context, endpointSecret(step));
     const status = await nodeStatus(step.context, datastore, primary);
     if (!status.reachable) throw new HoldfastError('primary-unreachable', `${primary} does not answer: ${status.error}`, { retryable: true });
-    let found: number;
-    try {
-      found = await withNode(step.context, datastore, primary, (client) => countCanaryRows(client, executionName(step), known), { database: endpoint.database });
-    } catch (error) {
-      // No acknowledged write at all: then there is no table to read.
-      if (known.length > 0) throw error;
-      step.log.info({ why: messageOf(error) }, 'no canary table');
-      found = 0;
-    }
+    // Without any acknowledged write there may be no table to read.
+    const found = known.length === 0 ? 0 : await withNode(step.context, datastore, primary, (client) => countCanaryRows(client, executionName(step), known), { database: endpoint.database });
     const expected = countOfRanges(known);
     const lost = expected - found;
     const checks = [check('good write on the new primary', typeof firstGoodWriteAtMs === 'number', `an acknowledged write on ${primary}`, typeof firstGoodWriteAtMs === 'number' ? 'yes' : `none (${String(lastError ?? 'no error seen')})`, "check that the application's role can write there")];

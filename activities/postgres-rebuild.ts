@@ -7,7 +7,7 @@ import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
-import { committedPosition, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** How long a node may take to stream before it is copied anew. */
@@ -75,8 +75,7 @@ const rebuild: StepDefinition = {
     const roles = await roleChecks(step);
     const primaryStatus = await nodeStatus(step.context, datastoreFor(step), await primaryOf(step));
     const state = await hostState(host, step.signal);
-    const control = await controlData(step, host);
-    const identifier = /^Database system identifier:\s+(\d+)/m.exec(control)?.[1] ?? null;
+    const { systemIdentifier: identifier } = await controlData(host, step.signal);
     return guarded([
       ...roles,
       check('host answers', state !== 'unknown', 'pg_ctl status', state, `check nodes.${name}.exec, dataDirectory and binDirectory`),
@@ -151,10 +150,6 @@ const rebuild: StepDefinition = {
   },
 };
 
-async function controlData(step: StepRun, host: Host): Promise<string> {
-  return (await runOnNode(host, [nodeTool(host, 'pg_controldata'), host.dataDirectory], { allowFailure: true, env: { LC_ALL: 'C' }, signal: step.signal })).stdout;
-}
-
 /**
  * Bring the data directory to where the timelines parted. At no moment a start by somebody else lets applications in: the
  * rules on the host carry the fence whenever standby.signal is missing.
@@ -162,8 +157,8 @@ async function controlData(step: StepRun, host: Host): Promise<string> {
  */
 async function rewind(step: StepRun, host: Host, primary: string, sourceServer: string, env: Record<string, string>, admin: string): Promise<string | null> {
   const signal = posix.join(host.dataDirectory, 'standby.signal');
-  const state = /^Database cluster state:\s+(.+)$/m.exec(await controlData(step, host))?.[1]?.trim() ?? '';
-  if (state === '') return null;
+  const { state } = await controlData(host, step.signal);
+  if (state === null) return null;
   // A standby that was killed, or what an earlier rewind left: it mends itself by starting. pg_rewind would end its recovery
   // with a checkpoint of its own on the shared timeline, and then see nothing to rewind.
   if (state === 'in archive recovery') return 'restart';

@@ -6,9 +6,9 @@ import { NOT_BEGUN } from '../src/model/execution.ts';
 import type { Json } from '../src/model/runbook-schema.ts';
 import { formatBytes, formatDuration } from '../src/model/units.ts';
 import { runChild } from '../src/systems/child.ts';
-import { connectPostgres, withPostgres } from '../src/systems/postgres.ts';
-import { allowWrites, fenceRights, fenceTarget, leaveStandbySignal, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
-import { committedPosition, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
+import { allowWrites, fenceRights, leaveStandbySignal, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
+import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -535,8 +535,8 @@ const measureLoss: StepDefinition = {
     if (forkLsn === undefined) return unmeasured('the point where the new timeline began is not known');
     if (!hasHostAccess(node)) return unmeasured(`the data directory of ${name} cannot be reached (dataDirectory, exec)`);
     if ((await hostState(node, step.signal).catch(() => 'unknown' as const)) === 'unknown') return unmeasured(`the host of ${name} cannot be reached`);
-    const control = await controlOf(step, node);
-    if (control === null) return unmeasured(`pg_controldata of ${name} could not be read`);
+    const control = await controlData(node, step.signal);
+    if (control.timeline === null || control.segmentBytes === null) return unmeasured(`pg_controldata of ${name} could not be read`);
     // A primary killed before its first checkpoint still shows the timeline before its own in its control file.
     const timeline = typeof step.input['timeline'] === 'number' ? step.input['timeline'] : control.timeline;
     // The segment is named: left to itself pg_waldump learns the segment size from any file, also from one made in advance, which is empty.
@@ -556,13 +556,6 @@ const measureLoss: StepDefinition = {
     return { checks: [], summary: `${commits.length} transaction(s) of ${name} are not on the new primary`, facts: { lostTransactions: commits.length, lastLostAt: times.at(-1) ?? null, firstLostAt: times[0] ?? null, note } };
   },
 };
-
-async function controlOf(step: StepRun, node: PostgresDatastore['nodes'][string] & { dataDirectory: string }): Promise<{ timeline: number; segmentBytes: number } | null> {
-  const answer = await runOnNode(node, [nodeTool(node, 'pg_controldata'), node.dataDirectory], { allowFailure: true, env: { LC_ALL: 'C' }, signal: step.signal });
-  const timeline = /^Latest checkpoint's TimeLineID:\s+(\d+)/m.exec(answer.stdout);
-  const segmentBytes = /^Bytes per WAL segment:\s+(\d+)/m.exec(answer.stdout);
-  return timeline === null || segmentBytes === null ? null : { timeline: Number(timeline[1]), segmentBytes: Number(segmentBytes[1]) };
-}
 
 const verifyRecentWrites: StepDefinition = {
   async verify(step) {
@@ -588,7 +581,7 @@ const verifyRecentWrites: StepDefinition = {
     }
     const query = optionalText(step, 'query');
     if (query !== undefined) {
-      const target = await fenceTarget(step.context, datastore, primary);
+      const target = await adminTarget(step.context, datastore, primary);
       found = await withPostgres(target, async (client) => {
         await client.query('begin read only');
         const row = (await client.query(query)).rows[0] as Record<string, unknown> | undefined;

@@ -2,17 +2,12 @@ import type { PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError } from '../src/model/errors.ts';
 import { dropStaged, secretVersions, stageEndpoint, swapVersion } from '../src/systems/endpoint.ts';
 import { applicationAddress, nodeByAddress } from '../src/systems/postgres-node.ts';
-import { check, datastoreFor, guarded, nodeInput, optionalText, type StepDefinition, type StepRun } from './step-definition.ts';
+import { check, datastoreFor, endpointSecret, guarded, nodeInput, optionalText, type StepDefinition, type StepRun } from './step-definition.ts';
 
 const MAX_SWAPS = 5;
 
 function secretOf(step: StepRun): { datastore: PostgresDatastore; secretId: string } {
-  const datastore = datastoreFor(step);
-  const secretId = datastore.endpoint?.secret;
-  if (secretId === undefined) {
-    throw new HoldfastError('endpoint-missing', `datastore ${String(step.input['datastore'])} has no endpoint.secret`, { next: "add endpoint: { secret: <id of the application's connection secret> }" });
-  }
-  return { datastore, secretId };
+  return { datastore: datastoreFor(step), secretId: endpointSecret(step) };
 }
 
 const stage: StepDefinition = {

@@ -38,6 +38,15 @@ export function datastoreFor(step: StepRun): PostgresDatastore {
   return datastoreOf(step.context.config, textInput(step, 'datastore'));
 }
 
+/** Id of the secret the datastore's applications read. */
+export function endpointSecret(step: StepRun): string {
+  const secretId = datastoreFor(step).endpoint?.secret;
+  if (secretId === undefined) {
+    throw new HoldfastError('endpoint-missing', `datastore ${textInput(step, 'datastore')} has no endpoint.secret`, { next: "add endpoint: { secret: <id of the application's connection secret> }" });
+  }
+  return secretId;
+}
+
 /** A text input that must be there by now. */
 export function textInput(step: StepRun, name: string): string {
   const value = step.input[name];

@@ -88,7 +88,9 @@ export async function runCanary(context: Context, options: CanaryOptions): Promi
         put({ lastError: messageOf(error), refusedSinceMs: state.refusedSinceMs ?? options.nowMs(), ...(code !== undefined && /^[0-9A-Z]{5}$/.test(code) ? {} : { unanswered: state.unanswered + 1 }) });
         await client.end().catch(() => {});
         client = null;
-        if (code !== undefined && UNDEFINED_TABLE.has(code) && node !== null) await ensureCanaryTable(context, options.datastore, node, options.secretId).catch(() => {});
+        if (code !== undefined && UNDEFINED_TABLE.has(code) && node !== null) {
+          await ensureCanaryTable(context, options.datastore, node, options.secretId).catch((why: unknown) => put({ lastError: `the canary's table could not be made: ${messageOf(why)}` }));
+        }
         await sleepUnlessAborted(RECONNECT_MS, options.signal);
         continue;
       }

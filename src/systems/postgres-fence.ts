@@ -1,8 +1,6 @@
 import type { Client } from 'pg';
-import type { PostgresDatastore } from '../model/config-schema.ts';
 import { HoldfastError } from '../model/errors.ts';
-import type { Context } from './context.ts';
-import { adminTarget, connectPostgres, type PostgresTarget } from './postgres.ts';
+import { connectPostgres, type PostgresTarget } from './postgres.ts';
 
 const BEGIN = '# BEGIN HOLDFAST FENCE';
 const END = '# END HOLDFAST FENCE';
@@ -225,10 +223,6 @@ export async function fenceRights(client: Client): Promise<{ superuser: boolean;
              (select count(*) from pg_stat_subscription where pid is not null)::int as subscriptions`)
   ).rows[0] as { superuser: boolean; hba_file: string | null; hba_errors: string | null; prepared: number; subscriptions: number };
   return { superuser: row.superuser, hbaFile: row.hba_file ?? '', hbaErrors: row.hba_errors, preparedTransactions: row.prepared, subscriptions: row.subscriptions };
-}
-
-export async function fenceTarget(context: Context, datastore: PostgresDatastore, node: string): Promise<PostgresTarget> {
-  return adminTarget(context, datastore, node);
 }
 
 function pause(ms: number): Promise<void> {

@@ -173,6 +173,28 @@ export async function hostState(node: NodeConfig & { dataDirectory: string }, si
   return answer.code === 3 ? 'stopped' : 'unknown';
 }
 
+/** What pg_controldata says of the node's files; null for what it does not say (no files, no control file, another host's fault). */
+export interface ControlData {
+  readonly systemIdentifier: string | null;
+  /** E.g. `in production`, `shut down`, `in archive recovery`. */
+  readonly state: string | null;
+  /** Of the latest checkpoint: a promoted server shows the timeline before its own until its first one. */
+  readonly timeline: number | null;
+  readonly segmentBytes: number | null;
+}
+
+export async function controlData(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<ControlData> {
+  const { stdout } = await runOnNode(node, ['env', 'LC_ALL=C', nodeTool(node, 'pg_controldata'), node.dataDirectory], { allowFailure: true, signal });
+  const line = (label: string): string | null => stdout.split('\n').find((text) => text.startsWith(`${label}:`))?.slice(label.length + 1).trim() ?? null;
+  const number = (label: string): number | null => (line(label) === null ? null : Number(line(label)));
+  return {
+    systemIdentifier: line('Database system identifier'),
+    state: line('Database cluster state'),
+    timeline: number("Latest checkpoint's TimeLineID"),
+    segmentBytes: number('Bytes per WAL segment'),
+  };
+}
+
 /** pg_ctl takes a dead postmaster for a running one until its parent has collected it, which in a container without an init never happens. */
 async function isZombie(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<boolean> {
   const pid = await postmasterPid(node, signal);
