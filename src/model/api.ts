@@ -4,8 +4,10 @@
  */
 import { z } from 'zod';
 import type { Proof } from './proof.ts';
+import { RULE_NAMES, type RuleName } from './rules.ts';
 
 const why = z.string().min(1);
+const overrides = z.array(z.strictObject({ rule: z.enum(RULE_NAMES), reason: why })).default([]);
 
 export const backupInputSchema = z.strictObject({ datastore: z.string(), reason: why.default('manual') });
 export const retentionInputSchema = z.strictObject({ datastore: z.string(), apply: z.boolean().default(true) });
@@ -26,6 +28,8 @@ export const failoverInputSchema = z.strictObject({
   purpose: z.string().default('failover'),
   parameters: z.record(z.string(), z.unknown()).default({}),
   dryRun: z.boolean().default(false),
+  /** Rules that the requester breaks on purpose; each needs its own reason. */
+  overrides,
 });
 export const runbookInputSchema = z.strictObject({
   runbook: z.string(),
@@ -35,6 +39,7 @@ export const runbookInputSchema = z.strictObject({
   reason: why.default('manual'),
   requestedBy: z.string().default('schedule'),
   dryRun: z.boolean().default(false),
+  overrides,
 });
 export const readinessInputSchema = z.strictObject({ service: z.string() });
 
@@ -110,6 +115,10 @@ export interface CheckResult {
   readonly expected: string;
   /** What to do when it does not hold. */
   readonly next?: string;
+  /** The rule of policy it stands for: only such a check may be overridden, by this name. */
+  readonly rule?: RuleName;
+  /** Who broke the rule, and why; set by the interpreter, never by an activity. */
+  readonly overridden?: string;
 }
 
 /** Names of Temporal search attributes; all keywords but RTO. Registered by `doctor --fix` or the worker. */
