@@ -24,7 +24,12 @@ export interface PlanRequest {
   readonly runbook: string | null;
   readonly mode: Mode;
   readonly parameters: Readonly<Record<string, unknown>>;
+  /** SHA-256 that the runbook's document must have. */
+  readonly expectedDocument?: string;
 }
+
+/** Deeper nesting is a circle, or nobody understands it any more. */
+const DEEPEST_NESTING = 4;
 
 /** Resolves runbook and configuration once, at the start: an edit never changes a recovery under way. */
 export function createPlanActivities(context: Context) {
@@ -82,6 +87,12 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
   if (misfits.length > 0) {
     throw new HoldfastError('parameters', misfits.map(({ path, message, found, allowed }) => `${pathText(path)}: ${message}; found ${found ?? 'nothing'}; allowed: ${allowed ?? 'see the step kind'}`).join('\n'), { next: 'correct the parameters and start again' });
   }
+  const document = documentHash(runbook);
+  if (request.expectedDocument !== undefined && request.expectedDocument !== document) {
+    throw new HoldfastError('runbook-changed', `runbook ${runbook.name} was changed since the run that calls it began`, { next: 'what runs now is not what was planned: look at the change, then start anew' });
+  }
+  const nested = await nestedDocuments(context, runbook, service);
+  const indexOf = new Map(runbook.steps.map((step, index) => [step.id, index]));
   const steps = runbook.steps.map((step): PlannedStep => {
     const kind = stepKind(step.uses);
     if (kind === undefined) throw new HoldfastError('unknown-step-kind', `step ${step.id} uses "${step.uses}", which is no step kind`, { next: 'run `holdfast validate`' });
@@ -91,12 +102,19 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
       uses: step.uses,
       with: step.with as Record<string, Json>,
       included: step.modes.includes(request.mode),
+      modes: step.modes,
+      ...(step.needs === undefined ? {} : { needs: step.needs.map((id) => indexOf.get(id)!) }),
+      ...(step.when === undefined ? {} : { when: step.when }),
       ...(step.after === undefined ? {} : { after: step.after }),
       applyMs: step.timeout ?? kind.applyMs,
       attempts: step.attempts ?? kind.attempts,
+      ...(step.retryDelay === undefined ? {} : { retryDelayMs: step.retryDelay }),
+      ...(step.deadline === undefined ? {} : { deadlineMs: step.deadline }),
+      ...(nested.has(step.id) ? { nestedDocument: nested.get(step.id)! } : {}),
     };
   });
   const body: Omit<Plan, 'hash'> = {
+    document,
     kind: request.type === 'runbook' ? 'runbook' : request.purpose === 'failback' ? 'failback' : 'failover',
     runbook: runbook.name,
     title: runbook.title,
@@ -108,12 +126,43 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
       service === null
         ? null
         : { rtoMs: service.objectives.rto, rpoMs: service.objectives.rpo, refusedWritesMs: service.objectives.refusedWrites ?? null, lostWrites: service.objectives.lostWrites },
-    approval: { count: service === null ? 0 : service.approval[request.mode], expiresMs: service?.approval.expires ?? 1_800_000 },
+    approval: {
+      count: service === null ? 0 : service.approval[request.mode],
+      counts: { planned: service?.approval.planned ?? 0, forced: service?.approval.forced ?? 0 },
+      approvers: service?.approval.approvers ?? [],
+      expiresMs: service?.approval.expires ?? 1_800_000,
+    },
     readOnlyDeadlineMs: runbook.readOnlyDeadline,
+    retryBudget: runbook.retryBudget,
     datastores: service?.datastores ?? [],
     steps,
   };
   return { ...body, hash: createHash('sha256').update(canonicalJson(body)).digest('hex') };
+}
+
+/** SHA-256 of a runbook's document, whatever its comments and spaces. */
+export function documentHash(runbook: Runbook): string {
+  return createHash('sha256').update(canonicalJson(runbook)).digest('hex');
+}
+
+/** The documents of nested runbooks as they are now, by step: what runs later must still be the same. @throws HoldfastError for a circle. */
+async function nestedDocuments(context: Context, runbook: Runbook, service: ServiceConfig | null, above: readonly string[] = []): Promise<Map<string, string>> {
+  const documents = new Map<string, string>();
+  const path = [...above, runbook.name];
+  for (const step of runbook.steps.filter(({ uses }) => uses === 'runbook.run')) {
+    const { runbook: direct, purpose, service: named } = step.with;
+    // What only a parameter or a fact will say is checked when it is known.
+    const of = typeof named === 'string' && !named.includes('${') ? serviceOf(context.config, named) : service;
+    const name = typeof direct === 'string' ? direct : typeof purpose === 'string' && of !== null ? of.runbooks[purpose] : undefined;
+    if (name === undefined || name.includes('${')) continue;
+    if (path.includes(name) || path.length >= DEEPEST_NESTING) {
+      throw new HoldfastError('runbook-nesting', `runbook ${path.join(' -> ')} -> ${name}: ${path.includes(name) ? 'it runs itself' : `nested deeper than ${DEEPEST_NESTING}`}`, { next: 'let the steps of the inner runbook stand in the outer one' });
+    }
+    const inner = (await loadRunbook(context.runbookDirectory, name)).runbook;
+    documents.set(step.id, documentHash(inner));
+    await nestedDocuments(context, inner, of, path);
+  }
+  return documents;
 }
 
 function runbookFor(service: ServiceConfig, name: string, purpose: string): string {

@@ -34,7 +34,7 @@ export type PhaseActivities = Record<string, (call: PhaseCall) => Promise<PhaseR
 export function createStepActivities(context: Context): PhaseActivities {
   const activities: PhaseActivities = {};
   for (const [name, kind] of Object.entries(CATALOGUE)) {
-    if (kind.runsIn === 'workflow') continue;
+    if (kind.runsIn !== 'activity') continue;
     const definition = DEFINITIONS[name];
     for (const phase of PHASES) {
       const declared = kind.phases.includes(phase);

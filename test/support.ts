@@ -2,13 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Client } from '@temporalio/client';
+import type { Client, WorkflowHandle } from '@temporalio/client';
 import pg from 'pg';
 import { inject } from 'vitest';
 import { stringify } from 'yaml';
 import type { HoldfastWorker, WorkerOptions } from '../src/engine/worker.ts';
 import { connectToxiproxy, createBucket, type Toxiproxy } from '../src/local/stack.ts';
 import { configSchema } from '../src/model/config-schema.ts';
+import type { Progress } from '../src/model/execution.ts';
 import { createContext, type Context } from '../src/systems/context.ts';
 import { createLogger } from '../src/systems/log.ts';
 import type { PostgresTarget } from '../src/systems/postgres.ts';
@@ -187,6 +188,12 @@ export async function runningWorker(context: Context, overrides: WorkerOptions =
       await running.finally(() => worker.close());
     },
   };
+}
+
+/** Approves what waits, bound to what it shows now, as the command line does. */
+export async function approve(handle: WorkflowHandle, by: string, more: Readonly<Record<string, unknown>> = {}): Promise<string> {
+  const { approval } = await handle.query<Progress>('progress');
+  return handle.executeUpdate('approve', { args: [{ by, reason: 'test', ...(approval == null ? {} : { plan: approval.plan, observed: approval.observed }), ...more }] });
 }
 
 /** A client of the context's server. Close it with `client.connection.close()`. */

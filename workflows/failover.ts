@@ -1,11 +1,12 @@
-import { ActivityCancellationType, ApplicationFailure, CancellationScope, log, proxyActivities, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
+import { ActivityCancellationType, ApplicationFailure, CancellationScope, log, patched, proxyActivities, sleep, upsertSearchAttributes, workflowInfo } from '@temporalio/workflow';
 import type { createEvidenceActivities } from '../activities/evidence.ts';
 import type { createNotifyActivities } from '../activities/notify.ts';
 import type { createPlanActivities, PlanRequest } from '../activities/plan.ts';
-import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type RunbookInput } from '../src/model/api.ts';
+import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type Notice, type RunbookInput } from '../src/model/api.ts';
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
 import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
 import { checksOf, factsOf, failbackPlan, measureFailover, timelineOf } from '../src/model/measure.ts';
+import type { Override } from '../src/model/rules.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { classify, createExecution } from './interpreter.ts';
 import { parseInput } from './input.ts';
@@ -29,6 +30,8 @@ const { notify } = proxyActivities<ReturnType<typeof createNotifyActivities>>({
 
 export interface ExecutionResult {
   readonly outcome: FinalOutcome;
+  /** It passed the point of no return. */
+  readonly promoted: boolean;
   readonly service: string | null;
   readonly runbook: string;
   readonly mode: string;
@@ -49,8 +52,8 @@ export interface ExecutionResult {
 export async function failover(input: FailoverInput): Promise<ExecutionResult> {
   const parsed = parseInput('failover', failoverInputSchema, input);
   return execute(
-    { type: 'failover', service: parsed.service, purpose: parsed.purpose, runbook: null, mode: parsed.mode, parameters: parsed.parameters },
-    { requestedBy: parsed.requestedBy, reason: parsed.reason, dryRun: parsed.dryRun },
+    { type: 'failover', service: parsed.service, purpose: parsed.purpose, runbook: null, mode: parsed.mode, parameters: parsed.parameters, ...(parsed.expectedDocument === undefined ? {} : { expectedDocument: parsed.expectedDocument }) },
+    whoOf(parsed),
   );
 }
 
@@ -58,13 +61,24 @@ export async function failover(input: FailoverInput): Promise<ExecutionResult> {
 export async function runbook(input: RunbookInput): Promise<ExecutionResult> {
   const parsed = parseInput('runbook', runbookInputSchema, input);
   return execute(
-    { type: 'runbook', service: parsed.service ?? null, purpose: null, runbook: parsed.runbook, mode: parsed.mode, parameters: parsed.parameters },
-    { requestedBy: parsed.requestedBy, reason: parsed.reason, dryRun: parsed.dryRun },
+    { type: 'runbook', service: parsed.service ?? null, purpose: null, runbook: parsed.runbook, mode: parsed.mode, parameters: parsed.parameters, ...(parsed.expectedDocument === undefined ? {} : { expectedDocument: parsed.expectedDocument }) },
+    whoOf(parsed),
   );
 }
 
-async function execute(request: PlanRequest, who: { requestedBy: string; reason: string; dryRun: boolean }): Promise<ExecutionResult> {
-  const execution = createExecution();
+interface Who {
+  readonly requestedBy: string;
+  readonly reason: string;
+  readonly dryRun: boolean;
+  readonly overrides: readonly Override[];
+}
+
+function whoOf(input: { requestedBy: string; reason: string; dryRun: boolean; overrides: readonly Pick<Override, 'rule' | 'reason'>[] }): Who {
+  return { requestedBy: input.requestedBy, reason: input.reason, dryRun: input.dryRun, overrides: input.overrides.map(({ rule, reason }) => ({ rule, reason, by: input.requestedBy })) };
+}
+
+async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult> {
+  const execution = createExecution((notice) => void send(notice));
   const info = workflowInfo();
   const startedAtMs = info.runStartTime.getTime();
   upsertSearchAttributes({
@@ -74,22 +88,47 @@ async function execute(request: PlanRequest, who: { requestedBy: string; reason:
   });
   const plan = await resolvePlan(request);
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.runbook]: [plan.runbook], [SEARCH_ATTRIBUTES.environment]: [plan.environment] });
-  execution.setPlan(plan, { epoch: startedAtMs, requestedBy: who.requestedBy, dryRun: who.dryRun });
+  execution.setPlan(plan, { epoch: startedAtMs, ...who });
+  const clock = new CancellationScope({ cancellable: true });
+  if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
   const state = await execution.run();
+  clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told.
   return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who));
 }
 
-async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: { requestedBy: string; reason: string; dryRun: boolean }): Promise<ExecutionResult> {
+/** The objective's end alerts; it never aborts: half a promotion is worse than a late one. */
+async function watchRto(plan: Plan, startedAtMs: number): Promise<void> {
+  const { rtoMs } = plan.objectives!;
+  await sleep(Math.max(1, startedAtMs + rtoMs - Date.now()));
+  await send({
+    level: 'attention',
+    title: `${plan.title}: the RTO of ${plan.service} has passed`,
+    text: `It has been running for ${formatDuration(rtoMs)} and goes on. See: holdfast status ${workflowInfo().workflowId}`,
+    fields: { workflow: workflowInfo().workflowId, mode: plan.mode },
+  });
+}
+
+async function send(notice: Notice): Promise<void> {
+  try {
+    await notify(notice);
+  } catch (error) {
+    log.warn('nobody could be told', { title: notice.title, error: classify(error).text });
+  }
+}
+
+async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who): Promise<ExecutionResult> {
   const info = workflowInfo();
   const outcome = state.final ?? 'failed';
-  const measured = state.pastPointOfNoReturn ? measureFailover(plan, state, startedAtMs) : null;
+  // A nested run measures itself; a runbook without a promotion of its own has nothing to measure.
+  const measured = state.pastPointOfNoReturn && state.steps.some((step) => step.uses === 'postgres.promote') ? measureFailover(plan, state, startedAtMs) : null;
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.outcome]: [measured?.objectivesMet === false ? 'objectives-missed' : outcome] });
   const result: ExecutionResult = {
     outcome,
+    promoted: state.pastPointOfNoReturn,
     service: plan.service,
     runbook: plan.runbook,
-    mode: plan.mode,
+    mode: state.mode,
     planHash: plan.hash,
     failure: state.failure,
     primary: textFact(state, 'primary'),
@@ -118,14 +157,14 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
 }
 
 async function recordEvidence(
-  plan: Plan, state: ExecutionState, startedAtMs: number, who: { requestedBy: string; reason: string }, result: ExecutionResult, workflowId: string, runId: string,
+  plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, workflowId: string, runId: string,
 ): Promise<string> {
   const record: EvidenceInput = {
     kind: plan.kind,
     subject: plan.service ?? plan.runbook,
     service: plan.service,
     outcome: result.objectivesMet === false ? `${result.outcome}, objectives missed` : result.outcome,
-    title: `${plan.title}: ${plan.service ?? plan.runbook} (${plan.mode})`,
+    title: `${plan.title}: ${plan.service ?? plan.runbook} (${state.mode})`,
     summary: state.failure ?? (result.primary === null ? 'completed' : `${result.primary} -> ${result.candidate ?? '?'}`),
     workflowId,
     runId,
@@ -154,16 +193,12 @@ async function tell(plan: Plan, result: ExecutionResult, startedAtMs: number): P
   const figures = Object.fromEntries(
     result.measurements.filter((item) => item.objective !== null).map((item) => [item.name, item.measured === null ? `not measured: ${item.note ?? ''}` : item.unit === 'ms' ? formatDuration(item.measured) : String(item.measured)]),
   );
-  try {
-    await notify({
-      level: good ? 'success' : 'failure',
-      title: `${plan.title}: ${plan.service ?? plan.runbook} ${result.outcome}${result.objectivesMet === false ? ', objectives missed' : ''}`,
-      text: result.failure ?? (result.missed.length > 0 ? result.missed.join('\n') : `took ${formatDuration(Date.now() - startedAtMs)}`),
-      fields: { mode: plan.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...figures },
-    });
-  } catch (error) {
-    log.warn('nobody could be told', { error: classify(error).text });
-  }
+  await send({
+    level: good ? 'success' : 'failure',
+    title: `${plan.title}: ${plan.service ?? plan.runbook} ${result.outcome}${result.objectivesMet === false ? ', objectives missed' : ''}`,
+    text: result.failure ?? (result.missed.length > 0 ? result.missed.join('\n') : `took ${formatDuration(Date.now() - startedAtMs)}`),
+    fields: { mode: result.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...figures },
+  });
 }
 
 function textFact(state: ExecutionState, fact: string): string | null {

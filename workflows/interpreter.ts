@@ -4,27 +4,38 @@ import {
   ApplicationFailure,
   CancellationScope,
   CancelledFailure,
+  ChildWorkflowCancellationType,
+  ChildWorkflowFailure,
+  ParentClosePolicy,
   TimeoutFailure,
+  WorkflowIdReusePolicy,
   allHandlersFinished,
   condition,
   defineQuery,
   defineUpdate,
   isCancellation,
+  executeChild,
   log,
+  patched,
   proxyActivities,
   setHandler,
   workflowInfo,
 } from '@temporalio/workflow';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
+import { WORKFLOW_IDS, type CheckResult, type Notice } from '../src/model/api.ts';
 import { phaseActivity, stepKind, type Phase } from '../src/model/catalogue.ts';
 import {
   OPERATOR_ACTIONS,
+  approvalNeeded,
   leftOut,
-  nextAction,
+  nextActions,
+  parkedSteps,
   reduce,
   refusal,
   startExecution,
   stepInput,
   type Action,
+  type ApprovalNeeded,
   type ExecutionEvent,
   type ExecutionState,
   type OperatorAction,
@@ -34,10 +45,13 @@ import {
   type PreflightResult,
   type Progress,
 } from '../src/model/execution.ts';
+import type { Override } from '../src/model/rules.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
 import { formatDuration } from '../src/model/units.ts';
 
 export const progressQuery = defineQuery<Progress>('progress');
+/** What an approval must carry, alone: for those who approve with Temporal's own command line. */
+export const approvalQuery = defineQuery<ApprovalNeeded | null>('approval');
 
 const READ_PHASE_MS = 30_000;
 const HEARTBEAT_MS = 10_000;
@@ -49,21 +63,51 @@ interface Background {
   readonly result: Promise<PhaseResult>;
 }
 
+/** More refused attempts than this are refused without a trace: history must not grow without bound. */
+const MOST_REFUSALS = 100;
+const LONGEST_REQUEST = 20_000;
+
+export interface ExecutionStart {
+  readonly epoch: number;
+  readonly requestedBy: string;
+  readonly reason: string;
+  readonly dryRun: boolean;
+  readonly overrides?: readonly Override[];
+}
+
+/** What a nested run gives back; the result of the workflow types failover and runbook. */
+export interface NestedResult {
+  readonly outcome: string;
+  readonly failure: string | null;
+  readonly primary: string | null;
+  readonly candidate: string | null;
+  readonly evidence: string | null;
+  readonly promoted?: boolean;
+  readonly checks: readonly CheckResult[];
+}
+
 export interface Execution {
   /** Reports what is going on while no plan is there yet. */
-  setPlan(plan: Plan, start: { epoch: number; requestedBy: string; dryRun: boolean }): void;
+  setPlan(plan: Plan, start: ExecutionStart): void;
   /** Carries the plan out to its end; never throws for a failed step: the outcome is in the state. */
   run(): Promise<ExecutionState>;
 }
 
-/** Sets all handlers at once: call it before the first await of the workflow. */
-export function createExecution(): Execution {
+/**
+ * Sets all handlers at once: call it before the first await of the workflow.
+ * @param tell is called when people are needed; it must not throw and is not waited for.
+ */
+export function createExecution(tell: (notice: Notice) => void = () => {}): Execution {
   let plan: Plan | null = null;
   let state: ExecutionState | null = null;
   /** Grows with every event: what waits looks again. */
   let version = 0;
   let waitingFor: string | null = 'the plan';
+  let started: ExecutionStart | null = null;
   const background = new Map<string, Background>();
+  /** Phases, nested runs and waits that are under way. */
+  const underWay = new Map<number, CancellationScope>();
+  const told = new Set<string>();
   const startedAtMs = workflowInfo().runStartTime.getTime();
 
   function dispatch(event: ExecutionEvent): void {
@@ -77,19 +121,38 @@ export function createExecution(): Execution {
     state,
     startedAtMs,
     waitingFor,
+    approval: plan === null || state === null ? null : approvalNeeded(plan, state),
+    parked: plan === null || state === null ? [] : parkedSteps(plan, state),
   }));
+  setHandler(approvalQuery, () => (plan === null || state === null ? null : approvalNeeded(plan, state)));
   for (const action of OPERATOR_ACTIONS) {
     setHandler(
       defineUpdate<string, [OperatorRequest]>(action),
       (request) => {
+        // Refused here and not by the validator, so that history keeps who tried what. Older executions refused before.
+        const why = patched('refusals-recorded') ? refusal(plan!, state!, action, request) : null;
+        if (why !== null) {
+          dispatch({ type: 'refused', action, request, why, atMs: Date.now() });
+          throw ApplicationFailure.nonRetryable(why, 'refused');
+        }
         dispatch({ type: 'operator', action, request, atMs: Date.now() });
         return `${action} by ${request.by} taken`;
       },
-      { validator: (request) => refuseIfNeeded(action, request) },
+      { validator: (request) => refuseWithoutTrace(action, request) },
     );
   }
-  function refuseIfNeeded(action: OperatorAction, request: OperatorRequest): void {
-    const why = plan === null || state === null ? 'the plan is not there yet' : refusal(plan, state, action, request);
+  /** What history cannot or need not keep. */
+  function refuseWithoutTrace(action: OperatorAction, request: OperatorRequest): void {
+    const why =
+      plan === null || state === null
+        ? 'the plan is not there yet'
+        : state.status === 'finished'
+          ? 'the execution has ended'
+          : JSON.stringify(request ?? null).length > LONGEST_REQUEST
+            ? `the request is longer than ${LONGEST_REQUEST} characters`
+            : state.refusals.length >= MOST_REFUSALS
+              ? refusal(plan, state, action, request)
+              : null;
     if (why !== null) throw ApplicationFailure.nonRetryable(why, 'refused');
   }
 
@@ -102,7 +165,7 @@ export function createExecution(): Execution {
       phase,
       preflight,
       with: stepInput(plan!, state!, step).value,
-      mode: plan!.mode,
+      mode: state!.mode,
       service: plan!.service,
       environment: plan!.environment,
       workflowId: info.workflowId,
@@ -117,6 +180,7 @@ export function createExecution(): Execution {
   async function callPhase(step: number, phase: Phase, preflight: boolean): Promise<PhaseResult> {
     const planned = plan!.steps[step]!;
     const kind = stepKind(planned.uses)!;
+    if (kind.runsIn === 'child') return runNested(step, phase);
     const call = phaseCall(step, phase, preflight);
     const changing = phase === 'apply' || phase === 'undo';
     let limitMs = changing ? planned.applyMs : phase === 'verify' ? kind.verifyMs : READ_PHASE_MS;
@@ -126,6 +190,10 @@ export function createExecution(): Execution {
       // Nothing may wait longer than writes may be refused.
       limitMs = Math.max(1000, Math.min(limitMs, refusedSince + plan!.readOnlyDeadlineMs - Date.now()));
     }
+    const { deadlineMs } = planned;
+    const begunAtMs = state!.steps[step]!.startedAtMs;
+    // The step's own deadline ends an attempt; an undo is not bound by it.
+    if (deadlineMs != null && begunAtMs !== null && phase !== 'undo') limitMs = Math.max(1000, Math.min(limitMs, begunAtMs + deadlineMs - Date.now()));
     // An undo is tried on: what it waits for (a worker, a network) comes back, and until then nobody else lifts what we did.
     const attempts = phase === 'apply' ? 1 : phase === 'undo' ? 100 : 3;
     const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
@@ -137,6 +205,48 @@ export function createExecution(): Execution {
       retry: { maximumAttempts: attempts, initialInterval: 200, maximumInterval: 5000 },
     });
     return activities[phaseActivity(planned.uses, phase)]!(call);
+  }
+
+  /** Another runbook as an execution of its own. Its guards are asked by a dry run of it. */
+  async function runNested(step: number, phase: Phase): Promise<PhaseResult> {
+    const planned = plan!.steps[step]!;
+    const parsed = stepKind(planned.uses)!.input.safeParse(stepInput(plan!, state!, step).value);
+    if (!parsed.success) throw ApplicationFailure.nonRetryable(`step ${planned.id}: its inputs do not fit: ${parsed.error.issues.map((issue) => `${issue.path.join('.')}: ${issue.message}`).join('; ')}`, 'step-input');
+    const input = parsed.data as { runbook?: string; service?: string; purpose?: string; mode?: string; parameters: Record<string, unknown> };
+    const info = workflowInfo();
+    const dryRun = phase === 'guard';
+    const type = input.purpose === undefined ? 'runbook' : 'failover';
+    const own = `${info.workflowId}/${planned.id}/${state!.steps[step]!.attempt}`;
+    const workflowId = dryRun ? `${own}/guards` : type === 'failover' ? WORKFLOW_IDS.failover(input.service!) : own;
+    const { runbook, service, purpose, parameters } = input;
+    const args = [
+      {
+        ...(runbook === undefined ? {} : { runbook }), ...(service === undefined ? {} : { service }), ...(purpose === undefined ? {} : { purpose }), parameters,
+        mode: input.mode ?? state!.mode,
+        reason: `step ${planned.id} of ${info.workflowId}: ${started!.reason}`,
+        requestedBy: started!.requestedBy,
+        dryRun,
+        overrides: state!.overrides.map(({ rule, reason }) => ({ rule, reason })),
+        ...(planned.nestedDocument == null ? {} : { expectedDocument: planned.nestedDocument }),
+      },
+    ];
+    let result: NestedResult;
+    try {
+      result = await executeChild<(input: unknown) => Promise<NestedResult>>(type, {
+        workflowId,
+        args: args as [unknown],
+        parentClosePolicy: ParentClosePolicy.REQUEST_CANCEL,
+        cancellationType: ChildWorkflowCancellationType.WAIT_CANCELLATION_COMPLETED,
+        workflowIdReusePolicy: WorkflowIdReusePolicy.ALLOW_DUPLICATE,
+      });
+    } catch (error) {
+      if (error instanceof WorkflowExecutionAlreadyStartedError) throw ApplicationFailure.nonRetryable(`${workflowId} is running already: two runs would act on the same thing`, 'already-running');
+      throw error;
+    }
+    const facts = { execution: workflowId, evidence: result.evidence, primary: result.primary, candidate: result.candidate };
+    if (!dryRun) return { outcome: 'changed', summary: `${workflowId} ${result.outcome}${result.primary === null ? '' : `: ${result.primary} -> ${result.candidate ?? '?'}`}`, after: facts, facts, pointOfNoReturn: result.promoted === true };
+    const holds = result.outcome === 'checked';
+    return { summary: holds ? `the guards of ${workflowId} hold` : 'its guards do not hold', checks: [...result.checks, { name: 'guards of the nested run', ok: holds, expected: 'all hold', found: result.failure ?? 'all hold' }] };
   }
 
   function startBackground(step: number): void {
@@ -168,7 +278,10 @@ export function createExecution(): Execution {
         dispatch({ type: 'phaseDone', step, phase, result, atMs: Date.now() });
         return;
       }
-      if (phase === 'undo' && BACKGROUND_KINDS[uses] !== undefined) background.get(plan!.steps[step]!.id)?.scope.cancel();
+      if (phase === 'undo' && BACKGROUND_KINDS[uses] !== undefined) {
+        background.get(plan!.steps[step]!.id)?.scope.cancel();
+        background.delete(plan!.steps[step]!.id);
+      }
       const collected = phase === 'verify' && uses === 'canary.verify' ? await collectBackground(step) : null;
       const result = await callPhase(step, phase, false);
       dispatch({ type: 'phaseDone', step, phase, result: collected === null ? result : merge(collected, result), atMs: Date.now() });
@@ -223,6 +336,7 @@ export function createExecution(): Execution {
       return;
     }
     waitingFor = `${action.needed - state!.approvals.length} approval(s)`;
+    alert(`approval/${action.step}/${action.expiresAtMs}`, `${plan!.title}: ${waitingFor} needed`, `Look at it: holdfast status ${workflowInfo().workflowId}; then: holdfast approve ${workflowInfo().workflowId} --reason "...". It expires at ${new Date(action.expiresAtMs).toISOString()} into denied.`);
     const seen = version;
     const deadMan = action.deadlineMs !== null && action.deadlineMs < action.expiresAtMs;
     const left = (deadMan ? action.deadlineMs! : action.expiresAtMs) - Date.now();
@@ -231,8 +345,10 @@ export function createExecution(): Execution {
   }
 
   async function park(action: Extract<Action, { type: 'park' }>): Promise<void> {
+    const step = action.step === null ? null : state!.steps[action.step]!;
     waitingFor = `an operator: ${action.why}`;
-    log.error('parked for an operator', { step: action.step === null ? null : plan!.steps[action.step]!.id, why: action.why });
+    log.error('parked for an operator', { step: step?.id ?? null, why: action.why });
+    alertParked(action);
     const seen = version;
     if (action.deadlineMs === null) {
       await condition(() => version !== seen);
@@ -242,6 +358,40 @@ export function createExecution(): Execution {
     if (left <= 0 || !(await condition(() => version !== seen, left))) dispatch({ type: 'deadManExpired', atMs: Date.now() });
   }
 
+  function alertParked(action: Extract<Action, { type: 'park' }>): void {
+    if (action.step === null) return;
+    const step = state!.steps[action.step]!;
+    const until = action.deadlineMs === null ? '' : `. Writes are refused; they are let in again at ${new Date(action.deadlineMs).toISOString()}`;
+    alert(`${step.id}/${step.attempt}`, `${plan!.title}: step ${step.id} needs an operator`, `${action.why}\nSee: holdfast status ${workflowInfo().workflowId}; then retry, skip or markDone${until}`);
+  }
+
+  /** Tells people once. */
+  function alert(key: string, title: string, text: string): void {
+    if (told.has(key)) return;
+    told.add(key);
+    if (patched('operators-told')) tell({ level: 'attention', title, text, fields: { workflow: workflowInfo().workflowId, mode: state!.mode, ...(plan!.service === null ? {} : { service: plan!.service }) } });
+  }
+
+  async function sleepFor(step: number, durationMs: number, deadlineMs: number | null, over: 'waited' | 'delayOver'): Promise<void> {
+    waitingFor = `${formatDuration(durationMs)} to pass`;
+    const untilDeadline = deadlineMs === null ? Number.POSITIVE_INFINITY : Math.max(1, deadlineMs - Date.now());
+    const stopped = (): boolean => state!.status !== 'running' || state!.switching;
+    await condition(stopped, Math.max(1, Math.min(durationMs, untilDeadline)));
+    if (!stopped() && untilDeadline < durationMs) dispatch({ type: 'deadManExpired', atMs: Date.now() });
+    // Nothing is under way any more, whatever ended it.
+    dispatch({ type: state!.status === 'running' && !state!.switching ? over : 'delayOver', step, atMs: Date.now() });
+  }
+
+  function launch(step: number, work: () => Promise<void>): void {
+    const scope = new CancellationScope({ cancellable: true });
+    underWay.set(step, scope);
+    void scope.run(work).finally(() => {
+      // The next phase of the step may have begun by now.
+      if (underWay.get(step) === scope) underWay.delete(step);
+      version += 1;
+    });
+  }
+
   async function run(): Promise<ExecutionState> {
     for (;;) {
       const skipped = leftOut(plan!, state!);
@@ -249,17 +399,27 @@ export function createExecution(): Execution {
         dispatch({ type: 'skippedByMode', step: skipped, atMs: Date.now() });
         continue;
       }
-      const action = nextAction(plan!, state!);
-      if (action.type === 'finish') break;
-      if (action.type === 'phase') await runPhase(action.step, action.phase);
-      else if (action.type === 'preflight') await runPreflight(action);
+      const actions = nextActions(plan!, state!);
+      const [action] = actions;
+      if (action === undefined || action.type === 'finish') break;
+      if (action.type === 'preflight') await runPreflight(action);
       else if (action.type === 'approval') await approval(action);
-      else if (action.type === 'park') await park(action);
+      else if (action.type === 'condition') dispatch({ type: 'conditionSettled', step: action.step, holds: action.holds, why: action.why, atMs: Date.now() });
+      else if (action.type === 'switch') dispatch({ type: 'switched', atMs: Date.now() });
+      else if (action.type === 'park' && underWay.size === 0) await park(action);
       else {
-        waitingFor = `${formatDuration(action.durationMs)} to pass`;
-        const untilDeadline = action.deadlineMs === null ? Number.POSITIVE_INFINITY : Math.max(1, action.deadlineMs - Date.now());
-        await condition(() => state!.status !== 'running', Math.max(1, Math.min(action.durationMs, untilDeadline)));
-        if (state!.status === 'running') dispatch(untilDeadline < action.durationMs ? { type: 'deadManExpired', atMs: Date.now() } : { type: 'waited', step: action.step, atMs: Date.now() });
+        for (const one of actions) {
+          if (one.type === 'park') alertParked(one);
+          else if (one.type === 'phase') launch(one.step, () => runPhase(one.step, one.phase));
+          else if (one.type === 'wait' || one.type === 'delay') {
+            dispatch({ type: 'waitBegan', step: one.step, atMs: Date.now() });
+            launch(one.step, () => sleepFor(one.step, one.type === 'wait' ? one.durationMs : Math.max(1, one.untilMs - Date.now()), one.deadlineMs, one.type === 'wait' ? 'waited' : 'delayOver'));
+          }
+        }
+        // What goes over to another mode does not wait for what may never answer.
+        if (state!.switching) for (const scope of underWay.values()) scope.cancel();
+        const seen = version;
+        await condition(() => version !== seen);
       }
     }
     waitingFor = null;
@@ -276,12 +436,17 @@ export function createExecution(): Execution {
   return {
     setPlan(newPlan, start) {
       plan = newPlan;
+      started = start;
       state = startExecution(newPlan, start);
     },
     run() {
       const outer = CancellationScope.current();
       // A cancellation is a wish, not a kill: it undoes before the point of no return and changes nothing after it.
-      outer.cancelRequested.catch(() => dispatch({ type: 'cancelRequested', atMs: Date.now() }));
+      outer.cancelRequested.catch(() => {
+        dispatch({ type: 'cancelRequested', atMs: Date.now() });
+        // A nested run decides for itself whether it can still go back.
+        for (const [step, scope] of underWay) if (stepKind(plan!.steps[step]!.uses)?.runsIn === 'child') scope.cancel();
+      });
       return CancellationScope.nonCancellable(run);
     },
   };
@@ -293,7 +458,7 @@ function merge(first: PhaseResult, second: PhaseResult): PhaseResult {
 
 /** A timeout or a lost worker is unknown; what the activity itself called final is failed. */
 export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string; code?: string } {
-  const cause = error instanceof ActivityFailure ? error.cause : error;
+  const cause = error instanceof ActivityFailure || error instanceof ChildWorkflowFailure ? error.cause : error;
   if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message, ...(cause.type == null ? {} : { code: cause.type }) };
   if (cause instanceof TimeoutFailure) return { how: 'unknown', text: `no answer in time (${cause.timeoutType})` };
   if (cause instanceof CancelledFailure || isCancellation(cause)) return { how: 'unknown', text: 'cancelled before it answered' };

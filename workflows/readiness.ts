@@ -36,7 +36,7 @@ export async function readiness(input: ReadinessInput): Promise<ReadinessResult>
   else {
     try {
       const plan = await resolvePlan({ type: 'failover', service, purpose: 'failover', runbook: null, mode: 'planned', parameters: {} });
-      execution.setPlan(plan, { epoch: workflowInfo().runStartTime.getTime(), requestedBy: 'readiness', dryRun: true });
+      execution.setPlan(plan, { epoch: workflowInfo().runStartTime.getTime(), requestedBy: 'readiness', reason: 'readiness', dryRun: true });
       const state = await execution.run();
       checks = checksOf(state);
       if (state.failure !== null) why.push(state.failure);

@@ -41,6 +41,8 @@ export const COMMANDS: readonly CommandEntry[] = [
   { group: 'Operate a running execution', name: 'mark-done', summary: 'say that a parked step was done by hand, with evidence', load: () => operator('markDone') },
   { group: 'Operate a running execution', name: 'pause', summary: 'hold before the next step', load: () => operator('pause') },
   { group: 'Operate a running execution', name: 'resume', summary: 'go on after a pause', load: () => operator('resume') },
+  { group: 'Operate a running execution', name: 'switch-to-forced', summary: 'go on in forced mode when the primary was lost under a planned failover', load: () => operator('switchToForced') },
+  { group: 'Operate a running execution', name: 'override', summary: 'break one named rule on purpose, for a step that waits because of it', load: () => operator('override') },
   { group: 'Operate a running execution', name: 'abort', summary: 'stop and undo; refused after the point of no return', load: () => operator('abort') },
 
   { group: 'Look back', name: 'audit', summary: 'what ran, who asked, who decided, how it ended: from workflow history', load: () => import('./commands/audit.ts') },

@@ -1,4 +1,5 @@
 import { HoldfastError } from '../model/errors.ts';
+import { RULE_NAMES, RULES, type RuleName } from '../model/rules.ts';
 
 export interface ParameterOption {
   readonly parameter: readonly string[];
@@ -21,7 +22,19 @@ export function jsonParameters(texts: readonly string[]): Record<string, unknown
   return parameters;
 }
 
-function jsonOrText(text: string): unknown {
+/** `rule=reason`, each rule by its exact name. */
+export function overridesOf(texts: readonly string[]): { rule: RuleName; reason: string }[] {
+  return texts.map((text) => {
+    const equals = text.indexOf('=');
+    const rule = text.slice(0, Math.max(0, equals));
+    const reason = text.slice(equals + 1).trim();
+    const known = RULE_NAMES.find((name) => name === rule);
+    if (known === undefined || reason === '') throw new HoldfastError('usage', `--override "${text}" is not of the form rule=reason`, { next: `there is no general force; the rules are: ${RULE_NAMES.map((name) => `${name} (${RULES[name].says})`).join('; ')}` });
+    return { rule: known, reason };
+  });
+}
+
+export function jsonOrText(text: string): unknown {
   try {
     return JSON.parse(text) as unknown;
   } catch {

@@ -8,11 +8,13 @@ export function formatProgress(workflowId: string, progress: Progress, nowMs: nu
   if (plan === null || state === null) return `${workflowId}: planning`;
   const lines = [
     `${workflowId}  ${plan.title}`,
-    `  runbook ${plan.runbook}, ${plan.mode}, plan ${plan.hash.slice(0, 12)}, requested by ${state.requestedBy}, epoch ${state.epoch}${state.dryRun ? ', DRY RUN' : ''}`,
+    `  runbook ${plan.runbook}, ${state.mode}${state.mode === plan.mode ? '' : ` (begun ${plan.mode})`}, plan ${plan.hash.slice(0, 12)}, requested by ${state.requestedBy}, epoch ${state.epoch}${state.dryRun ? ', DRY RUN' : ''}`,
     `  ${statusOf(progress)}`,
     `  ${formatRtoClock(progress, nowMs)}`,
   ];
   if (state.writesRefusedSinceMs !== null && !state.pastPointOfNoReturn) lines.push(`  WRITES REFUSED for ${formatDuration(nowMs - state.writesRefusedSinceMs)}`);
+  for (const { rule, by, reason } of state.overrides) lines.push(`  RULE BROKEN on purpose: ${rule}, by ${by}: ${reason}`);
+  if (progress.approval?.loss !== undefined) lines.push(`  MAY LOSE ${progress.approval.loss.mayLoseMs === null ? 'an unknown span of' : formatDuration(progress.approval.loss.mayLoseMs)} acknowledged writes: fewer than two facts say that the primary is down`);
   if (state.failure !== null) lines.push(`  going back because: ${state.failure}`);
   lines.push(
     '',
@@ -24,6 +26,7 @@ export function formatProgress(workflowId: string, progress: Progress, nowMs: nu
   if (state.decisions.length > 0) {
     lines.push('', 'decisions', ...state.decisions.map((decision) => `  ${new Date(decision.atMs).toISOString()} ${decision.action}${decision.step === null ? '' : ` ${decision.step}`} by ${decision.by}: ${decision.reason}`));
   }
+  if (state.refusals.length > 0) lines.push('', 'refused', ...state.refusals.map((one) => `  ${new Date(one.atMs).toISOString()} ${one.action}${one.step === null ? '' : ` ${one.step}`} by ${one.by}: ${one.why}`));
   const next = nextCommands(workflowId, progress);
   if (next.length > 0) lines.push('', 'to go on', ...next.map((command) => `  ${command}`));
   return lines.join('\n');
@@ -75,13 +78,20 @@ function tookOf(step: StepState, nowMs: number): string {
 }
 
 /** The exact commands for what it waits for. */
-export function nextCommands(workflowId: string, { state, waitingFor }: Progress): string[] {
+export function nextCommands(workflowId: string, { state, parked, approval }: Progress): string[] {
   if (state === null || state.status === 'finished') return [];
-  const parked = state.steps.find((step) => step.status === 'parked');
-  if (parked !== undefined) {
-    return ['retry', 'skip', 'mark-done --evidence "..."'].map((verb) => `holdfast ${verb.split(' ')[0]} ${workflowId} --step ${parked.id} --attempt ${parked.attempt}${verb.slice(verb.split(' ')[0]!.length)} --reason "..."`);
+  const step = parked?.[0];
+  if (step !== undefined) {
+    const verbs = { retry: 'retry', markDone: 'mark-done', skip: 'skip', override: 'override' } as const;
+    const more = { retry: '', markDone: ' --evidence "..."', skip: '', override: ` --rule ${step.rule}` } as const;
+    return step.actions.flatMap((action) => (action in verbs ? [`holdfast ${verbs[action as keyof typeof verbs]} ${workflowId} --step ${step.step} --attempt ${step.attempt}${more[action as keyof typeof more]} --reason "..."`] : []));
   }
   if (state.paused) return [`holdfast resume ${workflowId} --reason "..."`];
-  if (waitingFor !== null && /^\d+ approval\(s\)$/.test(waitingFor)) return [`holdfast approve ${workflowId} --reason "..."`, `holdfast reject ${workflowId} --reason "..."`];
+  if (approval != null) return [`holdfast approve ${workflowId} --observed ${approval.observed}${lossOption(approval)} --reason "..."`, `holdfast reject ${workflowId} --reason "..."`];
   return [];
+}
+
+function lossOption(approval: NonNullable<Progress['approval']>): string {
+  if (approval.loss === undefined) return '';
+  return ` --accept-loss ${approval.loss.mayLoseMs === null ? 'unknown' : formatDuration(approval.loss.mayLoseMs).replaceAll(' ', '')}`;
 }

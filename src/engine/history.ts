@@ -148,7 +148,7 @@ export interface AuditedUpdate {
   readonly request: unknown;
   readonly acceptedAt: string;
   readonly completedAt: string | null;
-  readonly outcome: 'completed' | 'failed' | 'open';
+  readonly outcome: 'completed' | 'refused' | 'failed' | 'open';
   readonly result: unknown;
 }
 
@@ -264,7 +264,7 @@ export async function auditExecution(client: Client, workflowId: string, runId?:
       const update = updates.get(meta?.updateId ?? '');
       if (update !== undefined) {
         update.completedAt = at;
-        update.outcome = outcome?.failure ? 'failed' : 'completed';
+        update.outcome = outcome?.failure ? (outcome.failure.applicationFailureInfo?.type === 'refused' ? 'refused' : 'failed') : 'completed';
         update.result = outcome?.failure ? await failureTextOf(client, outcome.failure) : ((await decodeAll(client, outcome?.success))[0] ?? null);
       }
     } else if (event.workflowExecutionSignaledEventAttributes) {

@@ -7,6 +7,8 @@ import type { Proof } from './proof.ts';
 import { RULE_NAMES, type RuleName } from './rules.ts';
 
 const why = z.string().min(1);
+/** SHA-256 of the runbook's document: another one is refused. A nested run gets it from its parent. */
+const expectedDocument = z.string().optional();
 const overrides = z.array(z.strictObject({ rule: z.enum(RULE_NAMES), reason: why })).default([]);
 
 export const backupInputSchema = z.strictObject({ datastore: z.string(), reason: why.default('manual') });
@@ -30,6 +32,7 @@ export const failoverInputSchema = z.strictObject({
   dryRun: z.boolean().default(false),
   /** Rules that the requester breaks on purpose; each needs its own reason. */
   overrides,
+  expectedDocument,
 });
 export const runbookInputSchema = z.strictObject({
   runbook: z.string(),
@@ -40,6 +43,7 @@ export const runbookInputSchema = z.strictObject({
   requestedBy: z.string().default('schedule'),
   dryRun: z.boolean().default(false),
   overrides,
+  expectedDocument,
 });
 export const readinessInputSchema = z.strictObject({ service: z.string() });
 

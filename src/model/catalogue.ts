@@ -13,8 +13,8 @@ export interface StepKind {
   readonly input: z.ZodType;
   /** Phases there are. Without `apply` it only reads. */
   readonly phases: readonly Phase[];
-  /** `workflow`: done by the interpreter itself (approval, wait, ending the canary). */
-  readonly runsIn: 'activity' | 'workflow';
+  /** `workflow`: done by the interpreter itself (approval, wait). `child`: an execution of its own. */
+  readonly runsIn: 'activity' | 'workflow' | 'child';
   /** After its apply nothing is undone automatically. */
   readonly pointOfNoReturn: boolean;
   /** An operator may skip it. */
@@ -32,6 +32,8 @@ export interface StepKind {
   readonly verifyMs: number;
   /** Attempts of apply, each after a new inspection. */
   readonly attempts: number;
+  /** Facts that must still be the same when its guard is asked again: what people approved. */
+  readonly boundFacts: readonly string[];
   /** Facts it yields for `${steps.<id>.<fact>}`. */
   readonly facts: Readonly<Record<string, string>>;
 }
@@ -53,6 +55,7 @@ function kind(entry: Partial<StepKind> & Pick<StepKind, 'summary' | 'input' | 'p
     applyMs: 60_000,
     verifyMs: 30_000,
     attempts: 3,
+    boundFacts: [],
     facts: {},
     ...entry,
   };
@@ -70,6 +73,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     }),
     phases: ['guard', 'verify'],
     askedAgain: true,
+    boundFacts: ['primary', 'candidate'],
     verifyMs: 60_000,
     facts: {
       primary: 'node that holds the primary role',
@@ -96,6 +100,23 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     phases: [],
     runsIn: 'workflow',
     skippable: true,
+  }),
+  'runbook.run': kind({
+    summary: 'Runs another runbook as an execution of its own, with its own guards, approval, point of no return and evidence, and waits for its end.',
+    input: z
+      .strictObject({
+        runbook: z.string().optional().meta({ description: 'Name of the runbook; or give service and purpose.' }),
+        service: z.string().optional().meta({ description: 'Service it is run for.' }),
+        purpose: z.string().optional().meta({ description: "Which of the service's runbooks: failover, failback." }),
+        mode: z.enum(['planned', 'forced']).optional().meta({ description: 'Default: the mode of this run.' }),
+        parameters: z.record(z.string(), z.unknown()).default({}),
+      })
+      .refine((input) => (input.runbook === undefined) !== (input.purpose === undefined) && (input.purpose === undefined || input.service !== undefined), { message: 'give either runbook, or service and purpose' }),
+    phases: ['guard', 'apply'],
+    runsIn: 'child',
+    applyMs: 24 * 3_600_000,
+    attempts: 1,
+    facts: { execution: 'workflow id of the nested run', evidence: 'folder of its evidence', primary: 'primary before, when it was a failover', candidate: 'primary after, when it was a failover' },
   }),
   'postgres.checkpoint': kind({
     summary: 'Checkpoints primary and candidate, so that promotion has little left to do.',

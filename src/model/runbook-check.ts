@@ -48,6 +48,8 @@ interface RawStep {
   readonly kind: StepKind | undefined;
   readonly modes: readonly string[];
   readonly after: string | undefined;
+  readonly needs: readonly string[] | undefined;
+  readonly when: unknown;
   readonly with: unknown;
   readonly timeout: unknown;
   readonly attempts: unknown;
@@ -99,12 +101,31 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
       const earlier = steps.slice(0, step.index).flatMap((other) => other.id ?? []);
       if (!earlier.includes(step.after)) error([...path, 'after'], `there is no earlier step of this id${maybe(step.after, earlier)}`, { found: shown(step.after, path), allowed: earlier.join(', ') || 'no step comes before this one' });
     }
+    const before = steps.slice(0, step.index).flatMap((other) => other.id ?? []);
+    for (const [at, need] of (step.needs ?? []).entries()) {
+      if (!before.includes(need)) error([...path, 'needs', at], `there is no earlier step of this id${maybe(need, before)}`, { found: shown(need, path), allowed: before.join(', ') || 'no step comes before this one' });
+    }
+    checkConditions(step, path);
     checkReferences(step, path);
     if (step.kind !== undefined) checkInputs(step, step.kind, path);
   }
   for (const parameter of Object.keys(parameters)) if (!used.has(parameter)) warning(['parameters', parameter], 'no step uses this parameter');
-  for (const issue of orderIssues(steps)) issues.push(issue);
+  for (const issue of [...orderIssues(steps), ...parallelIssues(steps)]) issues.push(issue);
   return issues;
+
+  function checkConditions(step: RawStep, path: DocumentPath): void {
+    for (const [at, condition] of (Array.isArray(step.when) ? step.when : []).entries()) {
+      if (condition === null || typeof condition !== 'object') continue; // Said by the schema of runbooks.
+      const given = Object.keys(condition as object).filter((key) => key !== 'value');
+      if (given.length === 0) error([...path, 'when', at], 'this condition asks for nothing', { allowed: 'equals, not, oneOf, atLeast, atMost, exists' });
+      const text: unknown = valueAt(condition, ['value']);
+      for (const reference of typeof text === 'string' ? referencesIn(text) : []) {
+        const problem = referenceProblem(reference, step);
+        if (problem !== undefined) error([...path, 'when', at, 'value'], problem.message, { found: shown(`\${${reference}}`, []), allowed: problem.allowed });
+      }
+      if (step.kind !== undefined && (step.kind.refusesWrites || step.kind.pointOfNoReturn)) error([...path, 'when'], 'a step that refuses writes or is the point of no return is not conditional: its guards must be asked before the first change', { found: shown(step.uses ?? '', []) });
+    }
+  }
 
   function checkReferences(step: RawStep, path: DocumentPath): void {
     for (const [inner, text] of textsIn(step.with)) {
@@ -137,6 +158,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
         const later = steps.some((other) => other.id === id);
         return { message: later ? 'this step comes later or is this one: it has no facts yet' : `there is no step of this id${maybe(id ?? '', earlier.map((other) => other.id!))}`, allowed: earlier.map((other) => other.id).join(', ') || 'no step comes before this one' };
       }
+      if (!mustBeDone(steps, step.index).has(target.index)) return { message: `this step does not wait for step "${id}", so its facts may not be there yet`, allowed: `add ${id} to needs` };
       if (target.kind === undefined) return undefined; // Said where the kind is named.
       const facts = Object.keys(target.kind.facts);
       if (fact === undefined || deeper.length > 0) return { message: 'it is not clear which fact is meant', allowed: facts.map((known) => `steps.${id}.${known}`).join(', ') || 'none' };
@@ -178,6 +200,38 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
       warning([...path, step.timeout === undefined ? 'attempts' : 'timeout'], `${step.uses} changes nothing, so timeout and attempts have no effect`);
     }
   }
+}
+
+/** Indexes of all steps that are done for certain when this one begins. */
+function mustBeDone(steps: readonly RawStep[], index: number): ReadonlySet<number> {
+  const found = new Set<number>();
+  const look = (at: number): void => {
+    const { needs } = steps[at]!;
+    const before = needs === undefined ? steps.slice(0, at).map((step) => step.index) : needs.flatMap((need) => steps.findIndex((step) => step.id === need && step.index < at)).filter((found) => found >= 0);
+    for (const one of before) {
+      if (found.has(one)) continue;
+      found.add(one);
+      look(one);
+    }
+  };
+  look(index);
+  return found;
+}
+
+/** What must be alone stays alone: in the refused-write window and at the point of no return nothing else runs. */
+function parallelIssues(steps: readonly RawStep[]): Issue[] {
+  const issues: Issue[] = [];
+  for (const later of steps) {
+    if (later.needs === undefined) continue;
+    const before = mustBeDone(steps, later.index);
+    for (const earlier of steps.slice(0, later.index)) {
+      if (before.has(earlier.index)) continue;
+      const alone = [earlier, later].find(({ kind, uses }) => kind !== undefined && (kind.critical || kind.refusesWrites || kind.disruptive || kind.pointOfNoReturn || uses === 'operator.approval'));
+      if (alone === undefined) continue;
+      issues.push({ level: 'error', path: ['steps', later.index, 'needs'], message: `it could run at the same time as "${earlier.id ?? earlier.uses}", and "${alone.id ?? alone.uses}" (${alone.uses}) must run alone`, allowed: `add ${earlier.id ?? earlier.uses} to needs, or leave needs out` });
+    }
+  }
+  return issues;
 }
 
 /** What is wrong with the order of the steps, by mode; said once when it is wrong in every mode. */
@@ -238,11 +292,12 @@ function rawStep(step: unknown, index: number): RawStep {
     return typeof found === 'string' ? found : undefined;
   };
   const modes = valueAt(step, ['modes']);
+  const needs = valueAt(step, ['needs']);
   const uses = text('uses');
   return {
     index, id: text('id'), uses, kind: uses === undefined ? undefined : stepKind(uses),
     modes: Array.isArray(modes) ? modes.filter((mode): mode is string => typeof mode === 'string') : MODES,
-    after: text('after'), with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
+    after: text('after'), needs: Array.isArray(needs) ? needs.filter((need): need is string => typeof need === 'string') : undefined, when: valueAt(step, ['when']), with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
   };
 }
 

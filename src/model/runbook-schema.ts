@@ -15,6 +15,20 @@ export const parameterSchema = z.strictObject({
   default: z.union([z.string(), z.number(), z.boolean(), z.array(z.string())]).optional(),
 });
 
+const scalar = z.union([z.string(), z.number(), z.boolean()]);
+
+/** One condition on a fact or parameter. Several in one entry must all hold. */
+export const conditionSchema = z.strictObject({
+  value: z.string().regex(/^\$\{[^}]+\}$/, 'expected one reference such as ${steps.confirm.lagMs}').meta({ description: 'One reference: ${steps.<id>.<fact>}, ${parameters.<name>}, ${mode} or ${service}.' }),
+  equals: scalar.optional(),
+  not: scalar.optional().meta({ description: 'Anything but this.' }),
+  oneOf: z.array(scalar).min(1).optional(),
+  atLeast: z.number().optional(),
+  atMost: z.number().optional(),
+  exists: z.boolean().optional().meta({ description: 'true: there is a value that is not null; false: there is none.' }),
+});
+export type Condition = z.output<typeof conditionSchema>;
+
 export const runbookStepSchema = z.strictObject({
   id: name,
   title: z.string().min(1),
@@ -22,12 +36,19 @@ export const runbookStepSchema = z.strictObject({
   narrative: z.string().min(1).meta({ description: 'What this does and how to do it by hand when everything else is down.' }),
   modes: z.array(z.enum(MODES)).min(1).default([...MODES]),
   after: name.optional().meta({ description: 'Id of an earlier step without which the guards of this one cannot hold: they are not asked before it is done.' }),
+  needs: z
+    .array(name)
+    .optional()
+    .meta({ description: 'Ids of the earlier steps it waits for; it runs beside all others. Left out, it waits for every step before it.' }),
+  when: z.array(conditionSchema).min(1).optional().meta({ description: 'It is carried out only if all of these hold when its turn comes; otherwise it is skipped and says why.' }),
   with: z
     .record(z.string(), z.unknown())
     .default({})
     .meta({ description: 'Inputs of the step kind. ${parameters.x}, ${service}, ${mode} and ${steps.<id>.<fact>} are filled in.' }),
   timeout: durationMs.optional().meta({ description: 'Deadline of one attempt of the changing phase; default: the step kind’s own.' }),
   attempts: z.int().min(1).max(20).optional().meta({ description: 'How often the changing phase may be tried; default: the step kind’s own.' }),
+  retryDelay: durationMs.optional().meta({ description: 'Time between an attempt that did not succeed and the next; default: none.' }),
+  deadline: durationMs.optional().meta({ description: 'For the whole step, from its begin: no attempt is begun by itself after it.' }),
 });
 
 export const runbookSchema = z.strictObject({
@@ -37,6 +58,8 @@ export const runbookSchema = z.strictObject({
   parameters: z.record(z.string().regex(/^[a-z][A-Za-z0-9]*$/), parameterSchema).default({}),
   /** How long writes may be refused before the point of no return; then they are allowed again by undo. */
   readOnlyDeadline: durationMs.prefault('60s'),
+  /** Automatic retries of all steps together; then the next failure counts at once. */
+  retryBudget: z.int().min(0).max(1000).default(20),
   steps: z.array(runbookStepSchema).min(1),
 });
 
@@ -97,7 +120,8 @@ export function fillReferences(value: unknown, scope: ReferenceScope): { value: 
   return { value: fill(value), missing };
 }
 
-function lookUp(reference: string, scope: ReferenceScope): unknown {
+/** What a reference (as written inside the braces) stands for; undefined when it is not there. */
+export function lookUp(reference: string, scope: ReferenceScope): unknown {
   const [head, ...rest] = reference.split('.');
   if (head === 'service') return rest.length === 0 ? (scope.service ?? undefined) : undefined;
   if (head === 'mode') return rest.length === 0 ? scope.mode : undefined;

@@ -75,7 +75,7 @@ describe('operating a failover from the command line', () => {
     const shown = await run('status', service);
     expect(shown.out).toMatch(/approve +operator\.approval[\s\S]*act +rollout\.command +pending/);
     expect(shown.out).toMatch(/RTO clock .* of 15m 00s/);
-    expect(shown.out).toContain(`holdfast approve ${id} --reason`);
+    expect(shown.out).toContain(`holdfast approve ${id} --observed `);
 
     const own = await run('approve', service, '--reason', 'looks good to me', '--by', 'alice');
     expect(own).toMatchObject({ code: 4, err: expect.stringMatching(/alice requested this and cannot approve it/) });
@@ -100,14 +100,19 @@ describe('operating a failover from the command line', () => {
     expect(record).toMatchObject({ type: 'failover', status: 'COMPLETED', input: { service, mode: 'planned', requestedBy: 'alice', reason: 'rehearsal of the on-call' }, failure: null });
     expect(record.planHash).toMatch(/^[0-9a-f]{64}$/);
     expect(record.updates.map(({ name, by, reason, outcome }) => ({ name, by, reason, outcome }))).toEqual([
+      // Refusals too.
+      { name: 'approve', by: 'alice', reason: 'looks good to me', outcome: 'refused' },
+      { name: 'resume', by: expect.any(String), reason: 'x', outcome: 'refused' },
       { name: 'pause', by: 'carol', reason: 'wait for the shift', outcome: 'completed' },
       { name: 'approve', by: 'bob', reason: 'seen the graphs', outcome: 'completed' },
+      { name: 'skip', by: expect.any(String), reason: 'x', outcome: 'refused' },
       { name: 'resume', by: 'carol', reason: 'seen enough', outcome: 'completed' },
     ]);
     const act = record.activities.find(({ activity }) => activity === 'rollout.command:apply');
     expect(act).toMatchObject({ outcome: 'completed', attempts: 1, failure: null });
     expect(record.activities.find(({ activity }) => activity === 'notify.send:apply')).toMatchObject({ outcome: 'completed' });
     const text = (await run('audit', id)).out;
+    expect(text).toMatch(/approve +alice +refused +looks good to me \(refused: alice requested this and cannot approve it\)/);
     expect(text).toMatch(/operator decisions[\s\S]*approve +bob[\s\S]*resume +carol[\s\S]*rollout\.command:apply +1 +completed/);
 
     const decided = await run('retry', id, '--reason', 'too late', '--by', 'bob');
@@ -172,14 +177,18 @@ describe("Temporal's own command line, as docs/operations.md says", () => {
     expect((await temporal(start!.filter((word) => word !== '--fail-existing'))).stdout).toContain(runId);
 
     await waitingFor(/approval/);
-    const [query, approve] = documented('decide');
+    const [query, look, written] = documented('decide');
     expect((await temporal(query!)).stdout).toContain('approval');
-    expect((await temporal(approve!)).stdout).toContain('approve by bob taken');
+    // Bound to what was looked at: as it stands there, with placeholders, it is refused and says what it must carry.
+    expect(await temporal(written!, true)).toMatchObject({ stderr: expect.stringContaining('an approval is bound to what was looked at') });
+    const shown = (await temporal(look!)).stdout;
+    const approve = written!.map((word) => word.replace('PLAN', /"plan": ?"(\w+)"/.exec(shown)![1]!).replace('OBSERVED', /"observed": ?"(\w+)"/.exec(shown)![1]!));
+    expect((await temporal(approve)).stdout).toContain('approve by bob taken');
     const [result, show, list] = documented('look');
     expect((await temporal(result!)).stdout).toMatch(/COMPLETED[\s\S]*succeeded/);
     expect((await temporal(show!)).stdout).toContain('WorkflowExecutionUpdateAccepted');
     expect((await temporal(list!)).stdout).toContain(id);
-    const refused = await temporal(approve!, true);
+    const refused = await temporal(approve, true);
     expect(refused.code).not.toBe(0);
   });
 

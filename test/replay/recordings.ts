@@ -10,7 +10,7 @@ import type { Progress } from '../../src/model/execution.ts';
 import type { WorkflowType } from '../../src/model/api.ts';
 import { retentionSchema } from '../../src/model/config-schema.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
-import { connectTemporal, queryOnce, runningWorker, suite, testDirectory } from '../support.ts';
+import { approve, connectTemporal, queryOnce, runningWorker, suite, testDirectory } from '../support.ts';
 import { HISTORIES, History } from './histories.ts';
 
 let processes: Processes;
@@ -130,8 +130,8 @@ it('failover that goes back: the candidate stops replaying after the first look'
   const handle = await start('failover', 'undone', failover);
   await expect.poll(async () => (await step(handle, 'approve'))?.status, { timeout: 60_000 }).toBe('running');
   await queryOnce(pair.servers.b.connectionString(), 'select pg_wal_replay_pause()');
-  await handle.executeUpdate('approve', { args: [{ by: 'bob', reason: 'go' }] });
-  await handle.executeUpdate('approve', { args: [{ by: 'cid', reason: 'go' }] });
+  await approve(handle, 'bob');
+  await approve(handle, 'cid');
   await expect(handle.result()).rejects.toThrow(WorkflowFailedError);
   await queryOnce(pair.servers.b.connectionString(), 'select pg_wal_replay_resume()');
   expect((await step(handle, 'stage-secret'))?.status).toBe('undone');
@@ -149,8 +149,8 @@ it('failover that nobody approves: rejected', async () => {
 it('failover, planned', async () => {
   const handle = await start('failover', 'planned', failover);
   await expect.poll(async () => (await step(handle, 'approve'))?.status, { timeout: 60_000 }).toBe('running');
-  await handle.executeUpdate('approve', { args: [{ by: 'bob', reason: 'go' }] });
-  await handle.executeUpdate('approve', { args: [{ by: 'cid', reason: 'go' }] });
+  await approve(handle, 'bob');
+  await approve(handle, 'cid');
   expect(await handle.result()).toMatchObject({ outcome: 'succeeded', candidate: 'b' });
   await save(handle, 'failover.planned');
 });
@@ -171,8 +171,8 @@ it('failover, forced', async () => {
 it('failback, to the node that was killed', async () => {
   const handle = await start('failover', 'failback', { ...failover, purpose: 'failback', parameters: { node: 'b' } });
   await expect.poll(async () => (await step(handle, 'approve'))?.status, { timeout: 60_000 }).toBe('running');
-  await handle.executeUpdate('approve', { args: [{ by: 'bob', reason: 'go' }] });
-  await handle.executeUpdate('approve', { args: [{ by: 'cid', reason: 'go' }] });
+  await approve(handle, 'bob');
+  await approve(handle, 'cid');
   expect(await handle.result()).toMatchObject({ outcome: 'succeeded', candidate: 'b' });
   await save(handle, 'failover.failback');
 });

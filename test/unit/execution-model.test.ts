@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { stepKind } from '../../src/model/catalogue.ts';
 import {
-  NOT_BEGUN, OPERATOR_ACTIONS, leftOut, nextAction, reduce, refusal, startExecution, stepInput,
+  NOT_BEGUN, OPERATOR_ACTIONS, isIncluded, leftOut, nextAction, reduce, refusal, startExecution, stepInput,
   type Action, type ExecutionEvent, type ExecutionState, type OperatorAction, type OperatorRequest, type PhaseResult, type Plan,
 } from '../../src/model/execution.ts';
 import { badChecks, goodResult, shippedPlan } from './execution-plans.ts';
@@ -78,7 +78,7 @@ function send(plan: Plan, node: Node, event: ExecutionEvent, change: { world?: W
   hold('the point of no return is never taken back', !node.state.pastPointOfNoReturn || state.pastPointOfNoReturn, next);
   hold('the ledger only grows', node.state.ledger.every((entry, index) => state.ledger[index] === entry), next);
   hold('attempts only grow', node.state.steps.every((step, index) => state.steps[index]!.attempt >= step.attempt), next);
-  hold('what is done stays done, or is verified', node.state.steps.every((step, index) => step.status !== 'done' || step.verifyDue || ['done', 'undone'].includes(state.steps[index]!.status) || state.status === 'undoing'), next);
+  hold('what is done stays done, or is verified', event.type === 'switched' || node.state.steps.every((step, index) => step.status !== 'done' || step.verifyDue || ['done', 'undone'].includes(state.steps[index]!.status) || state.status === 'undoing'), next);
   hold('each answer of apply is in the ledger', state.ledger.filter((entry) => entry.phase === 'apply').length >= next.memory.applyAnswers, next);
   hold('on its own it comes to an end or to an operator', next.memory.alone < MOST_EVENTS_ALONE, next);
   return next;
@@ -137,6 +137,15 @@ function moves(plan: Plan, node: Node): Move[] {
       hold('it never parks with writes refused and no deadline, unless undo failed or a promotion may have begun', !node.world.readOnly || node.memory.promoteBegun || node.memory.declared || node.state.status === 'undoing' || action.deadlineMs !== null, node);
       if (action.deadlineMs !== null) found.push({ name: 'the dead man', cost: 1, to: () => send(plan, node, { type: 'deadManExpired', atMs: AT }) });
       break;
+    case 'delay':
+      return [{ name: 'delay over', cost: 0, to: () => send(plan, node, { type: 'delayOver', step: action.step, atMs: AT }) }];
+    case 'condition':
+      return [{ name: 'condition', cost: 0, to: () => send(plan, node, { type: 'conditionSettled', step: action.step, holds: action.holds, why: action.why, atMs: AT }) }];
+    case 'switch':
+      return [{ name: 'switch', cost: 0, to: () => send(plan, node, { type: 'switched', atMs: AT }) }];
+    case 'settle':
+      hold('what it waits for is under way', false, node);
+      break;
     default:
       action satisfies never;
   }
@@ -150,11 +159,11 @@ function stops(plan: Plan, node: Node, event: ExecutionEvent): boolean {
 }
 
 function begin(plan: Plan, node: Node, action: Extract<Action, { type: 'phase' }>): Node {
-  const { uses, id, included } = plan.steps[action.step]!;
+  const { uses, id } = plan.steps[action.step]!;
   const step = node.state.steps[action.step]!;
   const kind = stepKind(uses)!;
   hold(`${id}:${action.phase} is a phase of its kind`, kind.phases.includes(action.phase), node);
-  hold('a step that the mode leaves out is never begun', included, node);
+  hold('a step that the mode leaves out is never begun', action.phase === 'undo' || isIncluded(plan, node.state, action.step), node);
   if (action.phase === 'undo') {
     hold('nothing is undone after the point of no return, or once a promotion was begun', !node.state.pastPointOfNoReturn && !node.memory.promoteBegun && !node.world.promoted, node);
     hold('only what was begun is undone', step.applied, node);
@@ -171,7 +180,7 @@ function begin(plan: Plan, node: Node, action: Extract<Action, { type: 'phase' }
     if (kind.refusesWrites || kind.pointOfNoReturn) hold('the guards were asked again right before', node.state.preflightRepeated, node);
     if (kind.pointOfNoReturn) {
       hold('it is promoted once', !node.state.pastPointOfNoReturn, node);
-      hold('nothing is promoted while the old primary may take writes', node.memory.declared || (plan.mode === 'planned' ? node.world.readOnly : node.world.fenced), node);
+      hold('nothing is promoted while the old primary may take writes', node.memory.declared || (node.state.mode === 'planned' ? node.world.readOnly : node.world.fenced), node);
       const { missing } = stepInput(plan, node.state, action.step);
       hold('it is known what to promote', missing.length === 0, node);
     }

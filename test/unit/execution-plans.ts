@@ -112,6 +112,10 @@ export class Run {
         if (name === 'preflight') return this;
         this.preflight();
       } else if (action.type === 'wait') this.send({ type: 'waited', step: action.step });
+      else if (action.type === 'delay') this.send({ type: 'delayOver', step: action.step });
+      else if (action.type === 'condition') this.send({ type: 'conditionSettled', step: action.step, holds: action.holds, why: action.why });
+      else if (action.type === 'switch') this.send({ type: 'switched' });
+      else if (action.type === 'settle') throw new Error('something is under way for ever');
       else if (action.expiresAtMs === null) this.send({ type: 'approvalBegan', step: action.step });
       else if (name === 'approval' && this.state.approvals.length < action.needed) return this;
       else if (this.state.approvals.length >= action.needed) this.send({ type: 'approvalSettled', step: action.step, outcome: 'approved' });

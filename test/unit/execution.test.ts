@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from 'vitest';
-import { NOT_BEGUN, refusal, stepInput, type Plan } from '../../src/model/execution.ts';
+import { approvalNeeded, NOT_BEGUN, refusal, stepInput, type Plan } from '../../src/model/execution.ts';
 import { Run, badChecks, planOf, shippedPlan } from './execution-plans.ts';
 
 let planned: Plan;
@@ -332,7 +332,11 @@ describe('cancellation', () => {
 
 describe('approval', () => {
   const plan = planOf([{ id: 'stage', uses: 'secret.stage' }, { id: 'approve', uses: 'operator.approval', with: { count: 2 } }, { id: 'read-only', uses: 'postgres.readOnly' }]);
-  const say = (run: Run, by: string): string | null => refusal(plan, run.state, 'approve', { by, reason: 'r' });
+  const bound = (run: Run): { plan?: string; observed?: string } => {
+    const waiting = approvalNeeded(run.plan, run.state);
+    return waiting === null ? {} : { plan: waiting.plan, observed: waiting.observed };
+  };
+  const say = (run: Run, by: string): string | null => refusal(plan, run.state, 'approve', { by, reason: 'r', ...bound(run) });
 
   it('needs as many different people as asked for, none of them the requester', () => {
     const run = new Run(plan, { requestedBy: 'ann' }).until('approval');
@@ -386,7 +390,7 @@ describe('operators', () => {
     const run = parked();
     expect(refusal(run.plan, run.state, 'retry', { by: ' ', reason: 'r', step: 'swap', attempt: 1 })).toMatch(/needs "by"/);
     expect(refusal(run.plan, run.state, 'retry', { by: 'o', reason: '', step: 'swap', attempt: 1 })).toMatch(/needs "reason"/);
-    expect(refusal(run.plan, run.state, 'retry', undefined as never)).toMatch(/needs "by"/);
+    expect(refusal(run.plan, run.state, 'retry', undefined as never)).toMatch(/one JSON object with "by"/);
   });
 
   it('deciding on an attempt that is over is refused: a double click does nothing', () => {

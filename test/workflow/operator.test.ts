@@ -7,7 +7,7 @@ import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { OperatorAction, Progress } from '../../src/model/execution.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
-import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { approve, connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -40,7 +40,7 @@ afterAll(async () => {
 
 function start(approval: { planned: number; expires?: number }, purpose = 'failover'): Promise<WorkflowHandle> {
   const service = pair.context.config.services[pair.service]!;
-  service.approval = { planned: approval.planned, forced: 0, expires: approval.expires ?? 600_000 };
+  service.approval = { planned: approval.planned, forced: 0, approvers: [], expires: approval.expires ?? 600_000 };
   const { taskQueue } = pair.context.config.temporal;
   return client.workflow.start('failover', { taskQueue, workflowId: `failover/${uniqueName('operated')}`, args: [{ service: pair.service, mode: 'planned', purpose, reason: 'test', requestedBy: 'ann' }] });
 }
@@ -54,7 +54,7 @@ async function reaches(handle: WorkflowHandle, id: string, status: string): Prom
 }
 
 function say(handle: WorkflowHandle, action: OperatorAction, by: string): Promise<string> {
-  return handle.executeUpdate(action, { args: [{ by, reason: 'test' }] });
+  return action === 'approve' ? approve(handle, by) : handle.executeUpdate(action, { args: [{ by, reason: 'test' }] });
 }
 
 async function refused(answer: Promise<string>): Promise<string> {

@@ -21,7 +21,7 @@ export function define(command: Command, io: Io): void {
   command
     .description(
       'List executions (newest first), or print one in full: its input, plan hash, every activity with times, attempts and outcome, every operator ' +
-        "decision with who and why, and its result. All of it comes from Temporal's workflow history; refused decisions are not in it.",
+        "decision with who and why, and its result. All of it comes from Temporal's workflow history, refused decisions included.",
     )
     .argument('[execution]', 'workflow id such as failover/orders; without it the executions are listed')
     .option('--service <name>')
@@ -80,7 +80,7 @@ function formatRecord(record: AuditRecord, withInputs: boolean): string {
     `  history      ${record.events} events`,
   ];
   if (record.updates.length > 0) {
-    lines.push('', 'operator decisions', formatTable(['at', 'decision', 'by', 'outcome', 'reason'], record.updates.map((update) => [update.acceptedAt, update.name, update.by ?? '-', update.outcome, update.reason ?? '-'])));
+    lines.push('', 'operator decisions', formatTable(['at', 'decision', 'by', 'outcome', 'reason'], record.updates.map((update) => [update.acceptedAt, update.name, update.by ?? '-', update.outcome, update.outcome === 'refused' ? `${update.reason ?? '-'} (refused: ${String(update.result)})` : (update.reason ?? '-')])));
   }
   if (record.other.length > 0) lines.push('', ...record.other.map(({ at, what }) => `${at}  ${what}`));
   if (record.activities.length > 0) {

@@ -5,7 +5,7 @@ import { HoldfastError } from '../../model/errors.ts';
 import { execute } from '../execute.ts';
 import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
-import { jsonParameters, type ParameterOption, collectParameters } from '../parameters.ts';
+import { collectParameters, jsonParameters, overridesOf, type ParameterOption } from '../parameters.ts';
 
 interface Options extends ParameterOption {
   readonly mode: string;
@@ -13,6 +13,7 @@ interface Options extends ParameterOption {
   readonly purpose: string;
   readonly dryRun?: boolean;
   readonly wait: boolean;
+  readonly override: readonly string[];
 }
 
 export function define(command: Command, io: Io): void {
@@ -27,6 +28,7 @@ export function define(command: Command, io: Io): void {
     .option('--purpose <name>', "which of the service's runbooks", 'failover')
     .option('-p, --parameter <name=value>', "a parameter of the runbook, before the service's own; may be given several times", collectParameters, [])
     .option('--dry-run', 'evaluate every guard against live state, then end; nothing is changed')
+    .option('--override <rule=reason>', 'a rule that is broken on purpose, with its reason; may be given several times', collectParameters, [])
     .option('--no-wait', 'start it and return')
     .action(async (service: string, options: Options) => {
       if (options.mode !== 'planned' && options.mode !== 'forced') throw new HoldfastError('usage', `--mode "${options.mode}" is not known`, { next: 'use planned or forced' });
@@ -42,6 +44,7 @@ export function define(command: Command, io: Io): void {
         purpose: options.purpose,
         parameters: jsonParameters(options.parameter),
         dryRun: options.dryRun === true,
+        overrides: overridesOf(options.override),
       };
       const result = await execute<ExecutionResult>(io, { type: 'failover', workflowId, input }, { wait: options.wait });
       if (result !== undefined) showExecution(io, workflowId, result);

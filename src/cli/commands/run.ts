@@ -5,7 +5,7 @@ import { HoldfastError } from '../../model/errors.ts';
 import { execute, timeId } from '../execute.ts';
 import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
-import { collectParameters, jsonParameters, type ParameterOption } from '../parameters.ts';
+import { collectParameters, jsonParameters, overridesOf, type ParameterOption } from '../parameters.ts';
 
 interface Options extends ParameterOption {
   readonly service?: string;
@@ -13,6 +13,7 @@ interface Options extends ParameterOption {
   readonly reason: string;
   readonly dryRun?: boolean;
   readonly wait: boolean;
+  readonly override: readonly string[];
 }
 
 export function define(command: Command, io: Io): void {
@@ -24,6 +25,7 @@ export function define(command: Command, io: Io): void {
     .option('--mode <mode>', 'planned or forced', 'planned')
     .option('-p, --parameter <name=value>', 'a parameter; may be given several times; the value is JSON or text', collectParameters, [])
     .option('--dry-run', 'evaluate every guard against live state, then end; nothing is changed')
+    .option('--override <rule=reason>', 'a rule that is broken on purpose, with its reason; may be given several times', collectParameters, [])
     .option('--no-wait', 'start it and return')
     .action(async (runbook: string, options: Options) => {
       if (options.mode !== 'planned' && options.mode !== 'forced') throw new HoldfastError('usage', `--mode "${options.mode}" is not known`, { next: 'use planned or forced' });
@@ -36,6 +38,7 @@ export function define(command: Command, io: Io): void {
         reason: options.reason,
         requestedBy: io.by,
         dryRun: options.dryRun === true,
+        overrides: overridesOf(options.override),
       };
       const result = await execute<ExecutionResult>(io, { type: 'runbook', workflowId, input }, { wait: options.wait });
       if (result !== undefined) showExecution(io, workflowId, result);
