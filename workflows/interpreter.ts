@@ -458,7 +458,8 @@ function merge(first: PhaseResult, second: PhaseResult): PhaseResult {
 
 /** A timeout or a lost worker is unknown; what the activity itself called final is failed. */
 export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string; code?: string } {
-  const cause = error instanceof ActivityFailure || error instanceof ChildWorkflowFailure ? error.cause : error;
+  let cause = error;
+  while (cause instanceof ActivityFailure || cause instanceof ChildWorkflowFailure) cause = cause.cause;
   if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message, ...(cause.type == null ? {} : { code: cause.type }) };
   if (cause instanceof TimeoutFailure) return { how: 'unknown', text: `no answer in time (${cause.timeoutType})` };
   if (cause instanceof CancelledFailure || isCancellation(cause)) return { how: 'unknown', text: 'cancelled before it answered' };
