@@ -51,10 +51,13 @@ describe('following', () => {
 
   test('names the exact commands for a parked step, and none when it has ended', () => {
     const state = progress().state!;
-    const parked = progress({ state: { ...state, steps: [{ ...state.steps[0]!, status: 'parked', attempt: 3 }] } });
+    const parked = progress({ parked: [{ step: 'ask', attempt: 3, why: 'no answer', actions: ['retry', 'markDone', 'override'], rule: 'max-lag' }] });
+    expect(nextCommands('failover/orders', parked)[2]).toBe('holdfast override failover/orders --step ask --attempt 3 --rule max-lag --reason "..."');
     expect(nextCommands('failover/orders', parked)[0]).toBe('holdfast retry failover/orders --step ask --attempt 3 --reason "..."');
     expect(nextCommands('failover/orders', progress({ state: { ...state, status: 'finished' } }))).toEqual([]);
-    expect(nextCommands('failover/orders', progress({ waitingFor: '1 approval(s)' }))[0]).toBe('holdfast approve failover/orders --reason "..."');
+    const approval = { step: 'ask', needed: 1, given: [], plan: 'p', observed: 'abc', expiresAtMs: null };
+    expect(nextCommands('failover/orders', progress({ approval }))[0]).toBe('holdfast approve failover/orders --observed abc --reason "..."');
+    expect(nextCommands('failover/orders', progress({ approval: { ...approval, loss: { mayLoseMs: 90_000 } } }))[0]).toContain('--accept-loss 1m30s');
   });
 });
 

@@ -77,7 +77,7 @@ describe('conditions', () => {
     const run = facts(found)(plan([condition as never])).until();
     expect(run.begun.includes('maybe:apply')).toBe(holds);
     expect(run.step('maybe').outcome).toBe(holds ? 'changed' : 'skipped');
-    if (!holds) expect(run.step('maybe').summary).toMatch(/its condition does not hold/);
+    expect(run.step('maybe').summary.includes('its condition does not hold')).toBe(!holds);
     expect(run.next()).toEqual({ type: 'finish', outcome: 'succeeded' });
   });
 
