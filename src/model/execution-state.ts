@@ -362,7 +362,7 @@ export function taintsOf(plan: Plan, state: ExecutionState, step: number): strin
 
 /** True from the moment a promotion was begun whose effect is not known to be absent; a nested run may hold one. */
 export function mayBePromoted(state: ExecutionState): boolean {
-  return state.pastPointOfNoReturn || state.steps.some((step) => mayPromote(step) && (step.inDoubt || (step.status === 'running' && step.phase === 'apply')));
+  return state.pastPointOfNoReturn || state.steps.some((step) => mayPromote(step) && (step.inDoubt || (step.applied && step.status === 'running' && step.phase === 'apply')));
 }
 
 function mayPromote(step: StepState): boolean {
