@@ -5,6 +5,7 @@ import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHand
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import { startWebhook, type Webhook } from '../../src/local/webhook.ts';
 import type { Progress } from '../../src/model/execution.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
@@ -15,6 +16,7 @@ let pair: DatabasePair;
 let client: Client;
 let worker: { stop(): Promise<void> };
 let folder: string;
+let webhook: Webhook;
 
 const step = (id: string, argv: readonly string[], more: Record<string, unknown> = {}): Record<string, unknown> => ({ id, title: id, uses: 'rollout.command', narrative: 'Run it.', with: { argv }, ...more });
 
@@ -24,7 +26,9 @@ function runbook(name: string, steps: readonly Record<string, unknown>[], more: 
 
 beforeAll(async () => {
   processes = createProcesses({ directory: testDirectory('control') });
-  const made = await databasePair(processes);
+  webhook = await startWebhook();
+  process.env['HOLDFAST_TEST_CONTROL_WEBHOOK'] = webhook.url;
+  const made = await databasePair(processes, { notify: { team: { type: 'slack', url: 'env:HOLDFAST_TEST_CONTROL_WEBHOOK' } } });
   const runbookDirectory = testDirectory('runbooks');
   cpSync(made.context.runbookDirectory, runbookDirectory, { recursive: true });
   pair = { ...made, context: { ...made.context, runbookDirectory } };
@@ -42,6 +46,7 @@ afterAll(async () => {
   await worker?.stop();
   await client?.connection.close();
   await processes?.end();
+  await webhook?.close();
   pair?.context.close();
 });
 
@@ -61,6 +66,9 @@ async function resultOf(handle: WorkflowHandle): Promise<ExecutionResult> {
     throw error;
   }
 }
+
+/** People were told of it. */
+const told = (text: string): Promise<unknown> => webhook.waitFor((message) => JSON.stringify(message.body).includes(text));
 
 const outcomes = (result: ExecutionResult): Record<string, string> => Object.fromEntries(result.steps.map((item) => [item.id, item.outcome]));
 
@@ -108,6 +116,7 @@ describe('a nested runbook', () => {
     runbook('around', [{ id: 'ask', title: 'Ask', uses: 'operator.approval', narrative: 'Ask.', with: { count: 1 } }, { id: 'inside', title: 'Inside', uses: 'runbook.run', narrative: 'Run it.', with: { runbook: 'edited' } }]);
     const handle = await start('around');
     await expect.poll(async () => (await handle.query<Progress>('progress')).approval?.needed, { timeout: 30_000 }).toBe(1);
+    await told(`holdfast approve ${handle.workflowId}`);
     runbook('edited', [step('act', touch('other'))]);
     await approve(handle, 'bob');
     expect(await resultOf(handle)).toMatchObject({ outcome: 'failed', failure: expect.stringMatching(/runbook edited was changed since the run that calls it began/) });
@@ -130,9 +139,12 @@ describe('a nested runbook', () => {
 describe('switchToForced', () => {
   it('fails over when the primary is lost while writes are refused by a planned failover', async () => {
     const { taskQueue } = pair.context.config.temporal;
+    pair.context.config.services[pair.service]!.objectives.rto = 1000;
     const handle = await client.workflow.start('failover', { taskQueue, workflowId: `failover/${uniqueName('switched')}`, args: [{ service: pair.service, mode: 'planned', purpose: 'held', reason: 'test', requestedBy: 'ann' }] });
     const held = async (): Promise<string | undefined> => (await handle.query<Progress>('progress')).state?.steps.find(({ id }) => id === 'hold')?.status;
     await expect.poll(held, { timeout: 60_000, interval: 50 }).toBe('running');
+    // It goes on all the same: half a promotion is worse than a late one.
+    await told('the RTO of orders has passed');
     await pair.servers.a.kill();
     await handle.executeUpdate('switchToForced', { args: [{ by: 'bob', reason: 'the primary burns' }] });
     const result = await resultOf(handle);
