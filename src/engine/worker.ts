@@ -1,4 +1,4 @@
-import { DefaultLogger, Runtime, Worker, makeTelemetryFilterString, type LogEntry, type NativeConnection } from '@temporalio/worker';
+import { DefaultLogger, Runtime, Worker, makeTelemetryFilterString, type ActivityInterceptorsFactory, type LogEntry, type NativeConnection } from '@temporalio/worker';
 import { asyncLocalStorage } from '@temporalio/activity';
 import { createActivities } from '../../activities/index.ts';
 import type { Context } from '../systems/context.ts';
@@ -16,6 +16,8 @@ export interface WorkerOptions {
   readonly taskQueue?: string;
   /** Activities get this long to end by themselves on shutdown before they are cancelled; default 10 s. */
   readonly shutdownGraceMs?: number;
+  /** Around every activity, e.g. to lose the worker at a chosen moment in a test. */
+  readonly activityInterceptors?: readonly ActivityInterceptorsFactory[];
 }
 
 export interface HoldfastWorker {
@@ -35,6 +37,11 @@ const CLEAN_UP_MS = 60_000;
  * (default: 80 % of the heartbeat timeout, up to 60 s), which would make an operator's abort wait that long.
  */
 const HEARTBEAT_THROTTLE_MS = 1000;
+/**
+ * How long the server waits for the worker that holds an execution in memory before any other may take it. The SDK's 10 s would be
+ * added to every loss of a worker, also while writes are refused.
+ */
+const STICKY_MS = 2000;
 
 /** Workers for the shared queue (workflows and activities) and for this host's queue (activities) in this process. */
 export async function createWorker(context: Context, options: WorkerOptions = {}): Promise<HoldfastWorker> {
@@ -50,6 +57,7 @@ export async function createWorker(context: Context, options: WorkerOptions = {}
     identity: identity(),
     activities,
     ...(dataConverter === undefined ? {} : { dataConverter }),
+    ...(options.activityInterceptors === undefined ? {} : { interceptors: { activity: [...options.activityInterceptors] } }),
     shutdownGraceTime: shutdownGraceMs,
     shutdownForceTime: shutdownGraceMs + CLEAN_UP_MS,
     maxHeartbeatThrottleInterval: HEARTBEAT_THROTTLE_MS,
@@ -62,6 +70,7 @@ export async function createWorker(context: Context, options: WorkerOptions = {}
         ...common,
         taskQueue: options.taskQueue ?? config.temporal.taskQueue,
         workflowBundle,
+        stickyQueueScheduleToStartTimeout: STICKY_MS,
         maxConcurrentActivityTaskExecutions: 40,
         maxConcurrentWorkflowTaskExecutions: 40,
         maxConcurrentLocalActivityExecutions: 40,
