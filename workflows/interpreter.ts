@@ -128,7 +128,8 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
   for (const action of OPERATOR_ACTIONS) {
     setHandler(
       defineUpdate<string, [OperatorRequest]>(action),
-      (request) => {
+      async (request) => {
+        await settled();
         // Refused here and not by the validator, so that history keeps who tried what. Older executions refused before.
         const why = patched('refusals-recorded') ? refusal(plan!, state!, action, request) : null;
         if (why !== null) {
@@ -450,6 +451,15 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       return CancellationScope.nonCancellable(run);
     },
   };
+}
+
+/**
+ * Lets everything that came with the same workflow task take effect before a decision is judged. The SDK hands updates over before
+ * the results of activities; but a query that was asked while that task was waiting (its worker was lost) has taken the results in
+ * before. Judged at once, a decision would be taken in the one order and refused in the other, and the execution could not be replayed.
+ */
+async function settled(): Promise<void> {
+  for (let turn = 0; turn < 100; turn += 1) await Promise.resolve();
 }
 
 function merge(first: PhaseResult, second: PhaseResult): PhaseResult {

@@ -33,6 +33,16 @@ describe('recorded histories', () => {
   }, 60_000);
 });
 
+describe('a decision that came together with the loss of a worker', () => {
+  it('is judged in the order in which it was taken', async () => {
+    // Recorded by test/workflow/killed-at-each-step.test.ts: `markDone` and the timeout that parked its step lie in one workflow task,
+    // and a query had shown the timeout to the worker before.
+    const history = History.decode(readFileSync(join(HISTORIES, '../interleaved/failover.decided-as-a-worker-was-lost.binpb')));
+    expect(history.events.some((event) => event.workflowExecutionUpdateAcceptedEventAttributes?.acceptedRequest?.input?.name === 'markDone')).toBe(true);
+    await expect(replay(history)).resolves.toBeUndefined();
+  }, 60_000);
+});
+
 describe('a history that does not fit the workflows', () => {
   it.each(names)('%s with another activity in the place of one is found out', async (name) => {
     const history = read(name);
