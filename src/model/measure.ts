@@ -42,13 +42,20 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   const firstChange = state.ledger.find((entry) => entry.phase === 'apply')?.atMs ?? null;
   const failureBegan = forced ? lastCommitMs : startedAtMs;
   const noWrite = 'no acknowledged write on the new primary was seen';
+  const promotion = stepUsing(state, 'postgres.promote');
+  const promotedHow = promotedAt !== null ? null : promotion?.outcome !== 'changed' ? 'not promoted' : "promoted, but nobody saw when: its answer was lost or a person declared it";
+  const canaries = canaryNotes(state);
+  const noteOf = (...parts: readonly (string | null)[]): { note?: string } => {
+    const said = parts.filter((part) => part !== null);
+    return said.length === 0 ? {} : { note: said.join('; ') };
+  };
   const measurements: Measurement[] = [
     {
       name: forced ? 'RTO: last commit before the failure to first good write' : 'RTO: start to first good write',
       unit: 'ms',
       objective: objectives?.rtoMs ?? null,
       measured: firstGood === null || failureBegan === null ? null : Math.max(0, firstGood - failureBegan),
-      ...(firstGood === null ? { note: noWrite } : failureBegan === null ? { note: 'the candidate had replayed no transaction' } : forced ? { note: 'an idle service overstates it: counted from the last commit the candidate replayed' } : {}),
+      ...(firstGood === null ? { note: noWrite } : failureBegan === null ? { note: 'the candidate had replayed no transaction' } : noteOf(forced ? 'an idle service overstates it: counted from the last commit the candidate replayed' : null, ...canaries)),
     },
     recoveryPoint(plan, state),
     {
@@ -56,14 +63,14 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
       unit: 'ms',
       objective: forced ? null : (objectives?.refusedWritesMs ?? null),
       measured: forced ? null : numberFact(state, 'canary.verify', 'refusedWindowMs'),
-      ...(forced ? { note: 'the primary was down before the canary could write; RTO says how long writes were refused' } : numberFact(state, 'canary.verify', 'refusedWindowMs') === null ? { note: 'the canary did not write on both sides' } : {}),
+      ...(forced ? { note: 'the primary was down before the canary could write; RTO says how long writes were refused' } : noteOf(numberFact(state, 'canary.verify', 'refusedWindowMs') === null ? 'the canary did not write on both sides' : null, ...canaries)),
     },
     lostWrites(plan, state),
     ...(forced ? [{ name: 'detect: last commit to start', unit: 'ms' as const, objective: null, measured: lastCommitMs === null ? null : Math.max(0, startedAtMs - lastCommitMs), ...(lastCommitMs === null ? { note: 'the candidate had replayed no transaction' } : {}) }] : []),
     { name: 'decide: waiting for approval', unit: 'ms', objective: null, measured: took(stepUsing(state, 'operator.approval')), ...(took(stepUsing(state, 'operator.approval')) === null ? { note: 'no approval was asked for' } : {}) },
-    { name: 'execute: first change to promoted', unit: 'ms', objective: null, measured: promotedAt === null || firstChange === null ? null : Math.max(0, promotedAt - firstChange), ...(promotedAt === null ? { note: 'not promoted' } : {}) },
-    { name: 'promotion', unit: 'ms', objective: null, measured: promotedAt === null || promoteStart === null ? null : promotedAt - promoteStart, ...(promotedAt === null ? { note: 'not promoted' } : {}) },
-    { name: 'promoted to first good write', unit: 'ms', objective: null, measured: promotedAt === null || firstGood === null ? null : Math.max(0, firstGood - promotedAt), ...(firstGood === null ? { note: noWrite } : {}) },
+    { name: 'execute: first change to promoted', unit: 'ms', objective: null, measured: promotedAt === null || firstChange === null ? null : Math.max(0, promotedAt - firstChange), ...noteOf(promotedHow) },
+    { name: 'promotion', unit: 'ms', objective: null, measured: promotedAt === null || promoteStart === null ? null : promotedAt - promoteStart, ...noteOf(promotedHow) },
+    { name: 'promoted to first good write', unit: 'ms', objective: null, measured: promotedAt === null || firstGood === null ? null : Math.max(0, firstGood - promotedAt), ...(firstGood === null ? { note: noWrite } : noteOf(promotedHow, ...canaries)) },
     dnsConvergence(state),
   ];
   const missed: string[] = [];
@@ -77,7 +84,8 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
 
 function dnsConvergence(state: ExecutionState): Measurement {
   const insync = numberFact(state, 'route53.change', 'insyncMs');
-  return { name: 'DNS: change to INSYNC', unit: 'ms', objective: null, measured: insync, ...(insync === null ? { note: 'no record was changed' } : {}) };
+  const changed = stepUsing(state, 'route53.change')?.outcome === 'changed';
+  return { name: 'DNS: change to INSYNC', unit: 'ms', objective: null, measured: insync, ...(insync !== null ? {} : { note: changed ? 'the record was changed, but nobody saw when it was INSYNC: its answer was lost or a person declared it' : 'no record was changed' }) };
 }
 
 function lostWrites(plan: Plan, state: ExecutionState): Measurement {

@@ -51,7 +51,12 @@ describe('a planned failover', () => {
     expect(figure(planned, state, 'RPO')).toMatchObject({ measured: null, note: 'the canary could not be read back' });
     expect(figure(planned, state, 'refused-write window').measured).toBeNull();
     expect(figure(planned, state, 'acknowledged writes lost').measured).toBeNull();
-    expect(figure(planned, state, 'DNS')).toMatchObject({ measured: null, note: 'no record was changed' });
+    // Changed by a try whose answer was lost: nobody saw when.
+    expect(figure(planned, state, 'DNS')).toMatchObject({ measured: null, note: expect.stringContaining('nobody saw when') });
+    expect(figure(planned, state, 'promotion')).toMatchObject({ measured: null, note: expect.stringContaining('nobody saw when') });
+    const untouched: ExecutionState = { ...state, steps: state.steps.map((step) => (step.id === 'dns' ? { ...step, outcome: 'already-satisfied' } : step.id === 'promote' ? { ...step, outcome: 'failed' } : step)) };
+    expect(figure(planned, untouched, 'DNS').note).toBe('no record was changed');
+    expect(figure(planned, untouched, 'promotion').note).toBe('not promoted');
     expect(objectivesMet).toBe(false);
     expect(missed.join('\n')).toMatch(/RTO.*not measured[\s\S]*RPO.*not measured[\s\S]*refused-write window.*not measured[\s\S]*writes lost.*not measured/);
   });
