@@ -270,8 +270,12 @@ const readOnly: StepDefinition = {
 
 const fence: StepDefinition = {
   async inspect(step) {
-    const { holds, how } = await fenceHolds(step, nodeInput(step, 'node'), true);
-    return { satisfied: holds, summary: how };
+    const name = nodeInput(step, 'node');
+    const { holds, how } = await fenceHolds(step, name, true);
+    // One that was cut off before it stopped the server is not done: a primary that runs still lets the administrator write.
+    const status = holds && hasHostAccess(datastoreFor(step).nodes[name]!) ? await nodeStatus(step.context, datastoreFor(step), name) : null;
+    const runs = status?.reachable === true && status.inRecovery === false;
+    return { satisfied: holds && !runs, summary: runs ? `${how}, and still runs as a primary` : how };
   },
   async guard(step) {
     const name = optionalText(step, 'node');

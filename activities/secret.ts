@@ -63,7 +63,9 @@ const swap: StepDefinition = {
     const versions = await secretVersions(step.context, secretId);
     const pointed = nodeByAddress(datastore, versions.currentHost, versions.currentPort);
     const candidate = optionalText(step, 'candidate');
-    return { satisfied: candidate !== undefined && pointed === candidate, summary: `the secret points to ${pointed ?? `${versions.currentHost}:${versions.currentPort}`}`, before: { current: versions.current } };
+    // A swap that was cut off after it took effect has left our label: apply finds it swapped and takes the label off.
+    const cleaned = !versions.staged.includes(versions.current);
+    return { satisfied: candidate !== undefined && pointed === candidate && cleaned, summary: `the secret points to ${pointed ?? `${versions.currentHost}:${versions.currentPort}`}${cleaned ? '' : ', and its version still carries our label'}`, before: { current: versions.current } };
   },
   async guard(step) {
     const { secretId } = secretOf(step);
