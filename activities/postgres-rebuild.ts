@@ -97,9 +97,11 @@ const rebuild: StepDefinition = {
     const login: { user: string; env: Record<string, string> } = replication.passfile === undefined ? { user: source.user, env: { PGPASSWORD: source.password } } : { user: replication.username, env: {} };
     const address = `host=${conninfo(source.host)} port=${source.port} sslmode=${source.sslmode}${passfile}`;
     const settings = { primaryConninfo: `${address} user=${conninfo(replication.username)} application_name=${conninfo(name)}`, slot: replication.slot };
+    const copying = `application_name=${copierName(name)}`;
     const started = step.nowMs();
+    const alone = await endOrphans(step, host, name, primary);
     await stopOnHost(host, 'fast', step.signal);
-    let method: string | null = await rewind(step, host, primary, `${address} user=${conninfo(login.user)} dbname=postgres`, login.env, source.user);
+    let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfo(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });
     if (method !== null) {
       await writeStandbySettings(step, host, settings);
       await startOnHost(host, step.signal);
@@ -112,7 +114,7 @@ const rebuild: StepDefinition = {
     if (method === null) {
       if (step.input['allowBaseBackup'] !== true) throw new HoldfastError('not-rewound', `${name} could not be brought back by pg_rewind`, { next: 'allow a base backup (allowBaseBackup: true) and run it again' });
       method = 'base backup';
-      await baseBackup(step, host, `${address} user=${conninfo(login.user)}`, login.env);
+      await baseBackup(step, host, alone, `${address} user=${conninfo(login.user)} ${copying}`, login.env);
       await writeStandbySettings(step, host, settings);
       await startOnHost(host, step.signal);
       if (!(await becomesStandby(step))) throw new HoldfastError('does-not-follow', `${name} does not stream from ${primary} after a new base backup: ${(await streams(step)).found}`, { next: `look at the server log of ${name}; check replication.username, passfile and pg_hba.conf of ${primary}` });
@@ -150,12 +152,33 @@ const rebuild: StepDefinition = {
   },
 };
 
+/** As what pg_rewind and pg_basebackup are known on the primary. */
+function copierName(node: string): string {
+  return `holdfast-rebuild-${node}`;
+}
+
+/**
+ * A command on the node outlives a worker that was killed: the parent-death signal ends with a change of user and with ssh. Two of
+ * them in one data directory would mix their files, so what the lost try left is ended and waited for.
+ * @returns the prefix under which no second one can run at the same time; empty when the host has no flock
+ */
+async function endOrphans(step: StepRun, host: Host, name: string, primary: string): Promise<readonly string[]> {
+  const copier = copierName(name);
+  await withNode(step.context, datastoreFor(step), primary, (client) => client.query('select pg_terminate_backend(pid) from pg_stat_activity where application_name = $1', [copier]));
+  const alone = ['flock', `${host.dataDirectory}.holdfast-lock`];
+  const free = await runOnNode(host, [...alone, 'true'], { allowFailure: true, signal: step.signal });
+  if (free.code === 0) return alone;
+  step.log.warn({ why: free.stderr }, 'the host has no flock: what a lost worker left running there is not waited for');
+  return [];
+}
+
 /**
  * Bring the data directory to where the timelines parted. At no moment a start by somebody else lets applications in: the
  * rules on the host carry the fence whenever standby.signal is missing.
  * @returns what was done, null when only a base backup can help
  */
-async function rewind(step: StepRun, host: Host, primary: string, sourceServer: string, env: Record<string, string>, admin: string): Promise<string | null> {
+async function rewind(step: StepRun, how: { host: Host; alone: readonly string[]; primary: string; sourceServer: string; env: Record<string, string>; admin: string }): Promise<string | null> {
+  const { host, alone, primary, sourceServer, env, admin } = how;
   const signal = posix.join(host.dataDirectory, 'standby.signal');
   const { state } = await controlData(host, step.signal);
   if (state === null) return null;
@@ -172,7 +195,7 @@ async function rewind(step: StepRun, host: Host, primary: string, sourceServer: 
     // takes that for "no rewind required".
     await withNode(step.context, datastoreFor(step), primary, (client) => client.query('checkpoint'), { queryTimeoutMs: 600_000 });
     // -R leaves standby.signal at its end.
-    await runOnNode(host, [nodeTool(host, 'pg_rewind'), '-R', `--target-pgdata=${host.dataDirectory}`, `--source-server=${sourceServer}`], { env, signal: step.signal });
+    await runOnNode(host, [...alone, nodeTool(host, 'pg_rewind'), '-R', `--target-pgdata=${host.dataDirectory}`, `--source-server=${sourceServer}`], { env, signal: step.signal });
     return 'pg_rewind';
   } catch (error) {
     step.log.warn({ why: messageOf(error) }, 'pg_rewind did not succeed');
@@ -202,11 +225,11 @@ async function becomesStandby(step: StepRun): Promise<boolean> {
 }
 
 /** A fresh copy beside the old one; the old one is removed only when the copy is complete. */
-async function baseBackup(step: StepRun, host: Host, conninfoText: string, env: Record<string, string>): Promise<void> {
+async function baseBackup(step: StepRun, host: Host, alone: readonly string[], conninfoText: string, env: Record<string, string>): Promise<void> {
   const fresh = `${host.dataDirectory}.holdfast-new`;
   const old = `${host.dataDirectory}.holdfast-old`;
   await runOnNode(host, ['rm', '-rf', fresh], { signal: step.signal });
-  await runOnNode(host, [nodeTool(host, 'pg_basebackup'), '-D', fresh, '-d', conninfoText, '-X', 'stream', '-c', 'fast', '--no-password'], { env, signal: step.signal });
+  await runOnNode(host, [...alone, nodeTool(host, 'pg_basebackup'), '-D', fresh, '-d', conninfoText, '-X', 'stream', '-c', 'fast', '--no-password'], { env, signal: step.signal });
   // A standby before it has its name: in its place it can never start writable.
   await runOnNode(host, ['touch', posix.join(fresh, 'standby.signal')], { signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
