@@ -21,6 +21,10 @@ export interface DatabasePair {
   /** Value of the DNS record. */
   record(): Promise<string>;
   applicationUrl(node: 'a' | 'b'): string;
+  /** Version ids of the application's secret that are current, and those that wait for a swap. */
+  secretLabels(): Promise<{ current: string[]; staged: string[] }>;
+  /** Of the primary: each promotion begins one. */
+  timeline(node: 'a' | 'b'): Promise<number>;
 }
 
 export async function databasePair(processes: Processes, overrides: ConfigOverrides = {}): Promise<DatabasePair> {
@@ -33,7 +37,9 @@ export async function databasePair(processes: Processes, overrides: ConfigOverri
   const b = await startStandby({ processes, directory, name: 'b', primary: a, settings: { shared_buffers: '32MB', fsync: 'off', listen_addresses: `127.0.0.1,${SECOND_ADDRESS}` } });
   const secretId = await testSecret('shop-app', { engine: 'postgres', host: a.host, port: a.port, username: 'shop_app', password: applicationPassword, dbname: 'shop' });
   const hostedZoneId = await zone(a.host);
-  process.env['HOLDFAST_TEST_PAIR_PASSWORD'] = a.password;
+  // A name of its own: a test may have more than one pair.
+  const passwordVariable = `HOLDFAST_TEST_PAIR_PASSWORD_${a.port}`;
+  process.env[passwordVariable] = a.password;
   const node = (server: PostgresServer, applicationHost: string): object => ({
     host: server.host,
     applicationHost,
@@ -50,7 +56,7 @@ export async function databasePair(processes: Processes, overrides: ConfigOverri
         engine: 'postgres',
         database: 'shop',
         store: 'main',
-        admin: { username: a.superuser, password: 'env:HOLDFAST_TEST_PAIR_PASSWORD' },
+        admin: { username: a.superuser, password: `env:${passwordVariable}` },
         binDirectory: a.binDirectory,
         nodes: { a: node(a, a.host), b: node(b, SECOND_ADDRESS) },
         endpoint: { secret: secretId, dns: { hostedZoneId, name: 'db.shop.example', type: 'A', ttlSeconds: 5 } },
@@ -83,6 +89,16 @@ export async function databasePair(processes: Processes, overrides: ConfigOverri
       const answer = await client.send(new ListResourceRecordSetsCommand({ HostedZoneId: hostedZoneId }));
       return answer.ResourceRecordSets?.find((set) => set.Type === 'A')?.ResourceRecords?.[0]?.Value ?? 'missing';
     }),
+    secretLabels: async () => {
+      const { ListSecretVersionIdsCommand } = await import('@aws-sdk/client-secrets-manager');
+      const { Versions = [] } = await (await context.aws.secretsManager()).send(new ListSecretVersionIdsCommand({ SecretId: secretId }));
+      const labelled = (label: string): string[] => Versions.filter((version) => version.VersionStages?.some((stage) => stage.startsWith(label))).map((version) => version.VersionId!);
+      return { current: labelled('AWSCURRENT'), staged: labelled('HOLDFAST') };
+    },
+    timeline: async (name) => {
+      const [row] = await queryOnce<{ timeline: string }>(servers[name].connectionString(), 'select substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) as timeline');
+      return Number.parseInt(row!.timeline, 16);
+    },
     applicationUrl: (name) => `postgresql://shop_app:${applicationPassword}@${servers[name].host}:${servers[name].port}/shop`,
   };
 }
@@ -119,6 +135,12 @@ function zone(address: string): Promise<string> {
  */
 export class ApplicationWriter {
   readonly acknowledged: number[] = [];
+  /** Epoch milliseconds of each acknowledgement. */
+  readonly acknowledgedAtMs: number[] = [];
+  /** Sent, and the connection was lost before an answer: it may be there or not. */
+  readonly unanswered: number[] = [];
+  /** Writes and logins that were refused, or found nobody. */
+  refused = 0;
   #stopping = false;
   #done: Promise<void>;
   #next = 1;
@@ -137,25 +159,45 @@ export class ApplicationWriter {
 
   /** Ids that were acknowledged and are not on the node. */
   async lostOn(node: 'a' | 'b'): Promise<number[]> {
-    const rows = await queryOnce<{ id: string }>(this.#pair.servers[node].connectionString('shop'), 'select id from orders');
+    return this.missingOn(node, this.acknowledged);
+  }
+
+  async missingOn(node: 'a' | 'b', ids: readonly number[]): Promise<number[]> {
+    if (ids.length === 0) return [];
+    const rows = await queryOnce<{ id: string }>(this.#pair.servers[node].connectionString('shop'), 'select id from orders where id >= $1', [ids.reduce((least, id) => Math.min(least, id))]);
     const there = new Set(rows.map((row) => Number(row.id)));
-    return this.acknowledged.filter((id) => !there.has(id));
+    return ids.filter((id) => !there.has(id));
+  }
+
+  /** The longest time without an acknowledgement that ended after `sinceMs`; null without two of them. */
+  longestGapMs(sinceMs: number): number | null {
+    let longest: number | null = null;
+    for (let index = this.acknowledgedAtMs.length - 1; index > 0 && this.acknowledgedAtMs[index]! >= sinceMs; index -= 1) {
+      longest = Math.max(longest ?? 0, this.acknowledgedAtMs[index]! - this.acknowledgedAtMs[index - 1]!);
+    }
+    return longest;
   }
 
   async #run(): Promise<void> {
     let client: pg.Client | null = null;
     while (!this.#stopping) {
+      let sent: number | null = null;
       try {
         if (client === null) {
           client = new pg.Client({ connectionString: this.#pair.applicationUrl(await this.#pair.pointsTo()), connectionTimeoutMillis: 1000, query_timeout: 3000 });
           client.on('error', () => {});
           await client.connect();
         }
-        const id = this.#next;
+        sent = this.#next;
         this.#next += 1;
-        await client.query('insert into orders (id) values ($1)', [id]);
-        this.acknowledged.push(id);
-      } catch {
+        await client.query('insert into orders (id) values ($1)', [sent]);
+        this.acknowledged.push(sent);
+        this.acknowledgedAtMs.push(Date.now());
+      } catch (error) {
+        // An error of the server (a SQLSTATE) is a refusal; without one the connection was lost.
+        const code = (error as { code?: string }).code;
+        if (sent !== null && !(code !== undefined && /^[0-9A-Z]{5}$/.test(code))) this.unanswered.push(sent);
+        else this.refused += 1;
         await client?.end().catch(() => {});
         client = null;
         await new Promise((resolve) => {

@@ -1,0 +1,379 @@
+import { chmodSync, cpSync, existsSync, readFileSync, readdirSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { Worker } from '@temporalio/worker';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parse, stringify } from 'yaml';
+import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import { startWebhook, type Webhook } from '../../src/local/webhook.ts';
+import { CATALOGUE } from '../../src/model/catalogue.ts';
+import type { OperatorAction, Progress } from '../../src/model/execution.ts';
+import type { ExecutionResult } from '../../workflows/failover.ts';
+import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
+import { mortalWorker, type Death, type MortalWorker } from '../mortal.ts';
+import { connectTemporal, queryOnce, suite, testDirectory, uniqueName, type ConfigOverrides } from '../support.ts';
+
+/**
+ * For every step kind that changes something: the worker is killed after the change and before the server hears of it. Each
+ * kill costs the 10 s after which the server misses a heartbeat, so an execution loses one worker after another, and the groups run side by side.
+ */
+const KILLED_AFTER = {
+  planned: ['postgres.promote:apply', 'secret.swap:apply', 'route53.change:apply', 'postgres.fence:apply', 'rollout.command:apply', 'rollout.http:apply', 'notify.send:apply'],
+  back: ['canary.start:apply', 'canary.start:undo', 'secret.stage:undo'],
+  checkpoint: ['postgres.checkpoint:apply'],
+  lifted: ['postgres.readOnly:undo'],
+  forced: ['secret.stage:apply', 'postgres.fence:apply'],
+  failback: ['postgres.rebuildStandby:apply', 'postgres.readOnly:apply'],
+} as const;
+
+/** Kinds whose own tests kill the worker at the same moment: the test file, which names the activity. */
+const ELSEWHERE: Readonly<Record<string, string>> = {};
+
+it('every phase that changes something has its kill', () => {
+  const changing = Object.entries(CATALOGUE).filter(([, kind]) => kind.runsIn === 'activity').flatMap(([name, kind]) => kind.phases.filter((phase) => phase === 'apply' || phase === 'undo').map((phase) => `${name}:${phase}`));
+  const killed = new Set<string>(Object.values(KILLED_AFTER).flat());
+  expect([...killed].filter((activity) => !changing.includes(activity))).toEqual([]);
+  expect(changing.filter((activity) => !killed.has(activity) && ELSEWHERE[activity] === undefined)).toEqual([]);
+  for (const [activity, file] of Object.entries(ELSEWHERE)) {
+    expect(readFileSync(join(import.meta.dirname, '../..', file), 'utf8')).toContain(activity);
+  }
+});
+
+interface Stage {
+  readonly context: { readonly configPath: string; readonly runbookDirectory: string; readonly config: { readonly temporal: { readonly taskQueue: string } } };
+  readonly client: Client;
+  readonly workers: MortalWorker[];
+}
+
+/** Kills to come, and what a person does once the execution has noticed. */
+type Kill = Death & { readonly afterwards?: (handle: WorkflowHandle) => Promise<void> };
+
+let processes: Processes;
+const stages: Stage[] = [];
+
+beforeAll(() => {
+  processes = createProcesses({ directory: testDirectory('each-step') });
+});
+
+afterAll(async () => {
+  await Promise.all(stages.flatMap((stage) => stage.workers.map((worker) => worker.stop())));
+  for (const stage of stages) await stage.client.connection.close();
+  await processes?.end();
+});
+
+let lastPair: Promise<unknown> = Promise.resolve();
+
+/** One after the other: four clusters made at once on two cores look like servers that do not answer. */
+function pairInTurn(overrides: ConfigOverrides = {}): Promise<DatabasePair> {
+  const pair = lastPair.then(() => databasePair(processes, overrides));
+  lastPair = pair.catch(() => {});
+  return pair;
+}
+
+async function stageOf(context: DatabasePair['context']): Promise<Stage> {
+  const stage = { context, client: await connectTemporal(context), workers: [] };
+  stages.push(stage);
+  return stage;
+}
+
+function start(stage: Stage, type: string, input: Record<string, unknown>): Promise<WorkflowHandle> {
+  return stage.client.workflow.start(type, { taskQueue: stage.context.config.temporal.taskQueue, workflowId: `${type}/${uniqueName('killed')}`, args: [{ reason: 'test', requestedBy: 'ann', ...input }] });
+}
+
+/** One execution that loses a worker at each of these moments; the last one stays until the next call. */
+async function loseWorkers(stage: Stage, begin: () => Promise<WorkflowHandle>, kills: readonly Kill[]): Promise<WorkflowHandle> {
+  const next = async (death: Death | null): Promise<MortalWorker> => {
+    const worker = await mortalWorker(stage.context, death);
+    stage.workers.push(worker);
+    return worker;
+  };
+  // Whoever is left of the execution before this one would take its tasks.
+  await Promise.all(stage.workers.map((worker) => worker.stop()));
+  let worker = await next(kills[0]!);
+  await worker.go();
+  const handle = await begin();
+  for (const [index, kill] of kills.entries()) {
+    const heir = await next(kills[index + 1] ?? null);
+    const signal = await Promise.race([worker.ended, handle.result().then((result) => `the execution ended first: ${JSON.stringify(result)}`, (error: unknown) => `the execution ended first: ${String((error as Error).cause ?? error)}`)]);
+    expect({ at: kill.at, signal }).toEqual({ at: kill.at, signal: 'SIGKILL' });
+    await heir.go();
+    worker = heir;
+    await kill.afterwards?.(handle);
+  }
+  return handle;
+}
+
+/**
+ * The server never heard of what was done: it missed the heartbeat of each killed apply, and gave each killed undo to another worker.
+ * And what came of it in this order can be replayed by the next worker.
+ */
+async function expectUnheard(handle: WorkflowHandle, kills: readonly Kill[]): Promise<void> {
+  const history = await handle.fetchHistory();
+  const { events } = history;
+  await Worker.runReplayHistory({ workflowBundle: { code: readFileSync(suite().workflowBundle, 'utf8'), sourceMap: '' } }, history, handle.workflowId);
+  for (const { at } of kills) {
+    const scheduled = events!.filter((event) => event.activityTaskScheduledEventAttributes?.activityType?.name === at).map((event) => String(event.eventId));
+    const lost = at.endsWith(':undo')
+      ? events!.some((event) => scheduled.includes(String(event.activityTaskStartedEventAttributes?.scheduledEventId)) && event.activityTaskStartedEventAttributes!.attempt! >= 2)
+      : events!.some((event) => scheduled.includes(String(event.activityTaskTimedOutEventAttributes?.scheduledEventId)));
+    expect({ at, lost }).toEqual({ at, lost: true });
+  }
+}
+
+async function failureOf(handle: WorkflowHandle): Promise<ExecutionResult> {
+  try {
+    await handle.result();
+  } catch (error) {
+    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause.details![0] as ExecutionResult;
+    throw error;
+  }
+  throw new Error('it succeeded');
+}
+
+/** Outcomes of every try that the ledger holds, by step. */
+async function ledgerOf(handle: WorkflowHandle): Promise<Record<string, string[]>> {
+  const { state } = await handle.query<Progress>('progress');
+  const outcomes: Record<string, string[]> = {};
+  for (const { step, phase, outcome } of state!.ledger) (outcomes[phase === 'undo' ? `${step} (undo)` : step] ??= []).push(outcome);
+  return outcomes;
+}
+
+/** `expect.poll` knows no concurrent tests. */
+async function reaches(handle: WorkflowHandle, id: string, status: string): Promise<NonNullable<Progress['state']>['steps'][number]> {
+  const until = Date.now() + 60_000;
+  for (;;) {
+    const step = (await handle.query<Progress>('progress')).state?.steps.find((item) => item.id === id);
+    if (step?.status === status) return step;
+    if (Date.now() > until) throw new Error(`step ${id} is ${step?.status}, not ${status}, after 60 s`);
+    await new Promise((resolve) => {
+      setTimeout(resolve, 50);
+    });
+  }
+}
+
+/** Waits until the step is parked, and decides. */
+function decide(step: string, action: OperatorAction, look?: () => void): (handle: WorkflowHandle) => Promise<void> {
+  return async (handle) => {
+    const { attempt } = await reaches(handle, step, 'parked');
+    look?.();
+    await handle.executeUpdate(action, { args: [{ by: 'bob', reason: 'looked', step, attempt, evidence: 'seen' }] });
+  };
+}
+
+/** Exactly one node takes writes; applications, DNS and secret know it; nothing waits to be swapped. */
+async function expectPrimary(pair: DatabasePair, primary: 'a' | 'b', other: 'standby' | 'fenced'): Promise<void> {
+  const old = primary === 'a' ? 'b' : 'a';
+  expect(await tryToWrite(pair, primary)).toEqual(['application', 'superuser']);
+  expect(await tryToWrite(pair, old)).toEqual([]);
+  expect(await pair.pointsTo()).toBe(primary);
+  expect(await pair.record()).toBe(primary === 'a' ? '127.0.0.1' : '127.0.0.2');
+  const labels = await pair.secretLabels();
+  expect(labels.current).toHaveLength(1);
+  expect(labels.staged).toEqual([]);
+  // Fenced for good it is stopped, and starts in recovery if somebody starts it.
+  expect({ running: pair.servers[old].running(), signal: existsSync(join(pair.servers[old].dataDirectory, 'standby.signal')) }).toEqual({ running: other === 'standby', signal: true });
+}
+
+/** A receiver of rollout calls that remembers their keys. */
+async function receiver(): Promise<{ url: string; keys: string[]; server: Server }> {
+  const keys: string[] = [];
+  const server = createServer((request, response) => {
+    keys.push(String(request.headers['idempotency-key']));
+    request.resume();
+    response.writeHead(204).end();
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  server.unref();
+  return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/roll`, keys, server };
+}
+
+const lines = (path: string): string[] => (existsSync(path) ? readFileSync(path, 'utf8').trim().split('\n') : []);
+
+/** Writes were refused and are let in again, nothing is staged, the candidate was never promoted. */
+async function expectAsBefore(pair: DatabasePair, result: ExecutionResult): Promise<void> {
+  expect(result.outcome).toMatch(/failed|aborted/);
+  expect(result.steps.find((step) => step.id === 'promote')?.outcome).toBe('not begun');
+  await expectPrimary(pair, 'a', 'standby');
+  expect((await queryOnce(pair.servers.a.connectionString(), 'show default_transaction_read_only'))[0]).toEqual({ default_transaction_read_only: 'off' });
+}
+
+const kinds = (kills: readonly Kill[]): string[] => kills.map((kill) => kill.at);
+const outcomes = (result: ExecutionResult): Record<string, string> => Object.fromEntries(result.steps.map((step) => [step.id, step.outcome]));
+
+describe.concurrent('a worker is killed after it changed something', () => {
+  it('a planned failover goes through: each change is found by looking, what cannot be known waits for a person', async () => {
+    const hook: Webhook = await startWebhook();
+    process.env['HOLDFAST_TEST_HOOK'] = hook.url;
+    const pair = await pairInTurn({ notify: { people: { type: 'slack', url: 'env:HOLDFAST_TEST_HOOK' } } });
+    const stage = await stageOf(pair.context);
+    const { url, keys, server } = await receiver();
+    const counted = join(testDirectory('rollout'), 'keys');
+    const writer = new ApplicationWriter(pair);
+    const timeline = await pair.timeline('a');
+    const kills: Kill[] = [
+      { at: 'postgres.promote:apply' },
+      { at: 'secret.swap:apply' },
+      { at: 'route53.change:apply' },
+      { at: 'postgres.fence:apply' },
+      // What ran once is never run again by itself: a person looks.
+      { at: 'rollout.command:apply', afterwards: decide('rollout', 'markDone', () => expect(lines(counted)).toHaveLength(1)) },
+      { at: 'rollout.http:apply', afterwards: decide('rollout-http', 'retry', () => expect(keys).toHaveLength(1)) },
+      { at: 'notify.send:apply', afterwards: decide('tell', 'skip', () => expect(hook.messages.filter((message) => JSON.stringify(message.body).includes('runs on b'))).toHaveLength(1)) },
+    ];
+    expect(kinds(kills)).toEqual(KILLED_AFTER.planned);
+    const handle = await loseWorkers(stage, () => start(stage, 'failover', { service: pair.service, mode: 'planned', parameters: { rolloutCommand: ['sh', '-c', `echo "$HOLDFAST_KEY" >> ${counted}`], rolloutUrl: url } }), kills);
+    const result = (await handle.result()) as ExecutionResult;
+    await writer.stop();
+    await hook.close();
+    await new Promise((resolve) => {
+      server.close(resolve);
+      server.closeAllConnections();
+    });
+    await expectUnheard(handle, kills);
+    expect(result.outcome).toBe('succeeded');
+    // Once changed, once told: what was found by looking is not a second change.
+    expect(await ledgerOf(handle)).toMatchObject({
+      promote: ['unknown', 'changed'], 'swap-secret': ['unknown', 'changed'], dns: ['unknown', 'changed'], fence: ['unknown', 'changed'],
+      rollout: ['unknown', 'changed'], 'rollout-http': ['unknown', 'changed'], tell: ['unknown'],
+    });
+    for (const id of ['promote', 'swap-secret', 'dns', 'fence']) expect(result.steps.find((step) => step.id === id)?.summary).toContain('its answer was lost; inspection shows that it happened');
+    await expectPrimary(pair, 'b', 'fenced');
+    expect(await pair.timeline('b')).toBe(timeline + 1);
+    expect(await writer.lostOn('b')).toEqual([]);
+    expect(lines(counted)).toHaveLength(1);
+    // The second call is the operator's retry, and carries the same key.
+    expect(keys).toEqual([expect.stringMatching(/rollout-http/), keys[0]]);
+    // What nobody saw is not measured, and says why.
+    const measured = (name: string): ExecutionResult['measurements'][number] => result.measurements.find((item) => item.name.startsWith(name))!;
+    expect(measured('promotion')).toMatchObject({ measured: null, note: expect.stringContaining('its answer was lost') });
+    expect(measured('DNS')).toMatchObject({ measured: null, note: expect.stringContaining('its answer was lost') });
+    expect(measured('RTO')).toMatchObject({ note: expect.stringContaining('changed workers') });
+    expect(measured('acknowledged writes lost')).toMatchObject({ measured: 0, note: expect.stringContaining('changed workers') });
+  }, 300_000);
+
+  it('what cannot be looked at before the point of no return goes back, and an undo whose answer was lost is looked at again', async () => {
+    const made = await pairInTurn();
+    const runbookDirectory = testDirectory('runbooks');
+    cpSync(made.context.runbookDirectory, runbookDirectory, { recursive: true });
+    const text = readFileSync(join(runbookDirectory, 'database-failover.yaml'), 'utf8').replace(/^name: .*/m, 'name: held-failover');
+    const held = text.replace('  - id: await-replay\n', '  - id: hold\n    title: Hold\n    uses: operator.wait\n    narrative: Hold.\n    with: {duration: 50s}\n\n  - id: await-replay\n');
+    expect(held).not.toBe(text);
+    writeFileSync(join(runbookDirectory, 'held-failover.yaml'), held);
+    const pair = { ...made, context: { ...made.context, runbookDirectory } };
+    const stage = await stageOf(pair.context);
+    const begin = () => start(stage, 'runbook', { service: pair.service, runbook: 'held-failover', mode: 'planned' });
+
+    const back = KILLED_AFTER.back.map((at): Kill => ({ at }));
+    let handle = await loseWorkers(stage, begin, back);
+    let result = await failureOf(handle);
+    await expectUnheard(handle, back);
+    expect(result).toMatchObject({ outcome: 'failed', failure: expect.stringMatching(/^step canary: no answer in time/) });
+    expect(await ledgerOf(handle)).toEqual({ 'stage-secret': ['changed'], checkpoint: ['changed'], canary: ['unknown'], 'canary (undo)': ['changed'], 'stage-secret (undo)': ['already-satisfied'] });
+    await expectAsBefore(pair, result);
+
+    const checkpoint = KILLED_AFTER.checkpoint.map((at): Kill => ({ at }));
+    handle = await loseWorkers(stage, begin, checkpoint);
+    result = await failureOf(handle);
+    await expectUnheard(handle, checkpoint);
+    expect(result).toMatchObject({ outcome: 'failed', failure: expect.stringMatching(/^step checkpoint: no answer in time/) });
+    expect(outcomes(result)).toMatchObject({ 'stage-secret': 'undone', canary: 'not begun' });
+    await expectAsBefore(pair, result);
+
+    const lifted = KILLED_AFTER.lifted.map((at): Kill => ({ at }));
+    handle = await loseWorkers(stage, async () => {
+      const begun = await begin();
+      await reaches(begun, 'read-only', 'done');
+      expect(await tryToWrite(pair, 'a')).not.toContain('application');
+      await begun.cancel();
+      return begun;
+    }, lifted);
+    result = await failureOf(handle);
+    await expectUnheard(handle, lifted);
+    expect(result).toMatchObject({ outcome: 'aborted' });
+    expect((await ledgerOf(handle))['read-only (undo)']).toEqual(['already-satisfied']);
+    await expectAsBefore(pair, result);
+  }, 300_000);
+
+  it('a forced failover goes through, and the failback after it', async () => {
+    const pair = await pairInTurn();
+    const stage = await stageOf(pair.context);
+    const timeline = await pair.timeline('a');
+    await pair.servers.a.kill();
+    const forced: Kill[] = [{ at: 'secret.stage:apply' }, { at: 'postgres.fence:apply', step: 'fence-first' }];
+    expect(kinds(forced)).toEqual(KILLED_AFTER.forced);
+    let handle = await loseWorkers(stage, () => start(stage, 'failover', { service: pair.service, mode: 'forced' }), forced);
+    let result = (await handle.result()) as ExecutionResult;
+    await expectUnheard(handle, forced);
+    expect(await ledgerOf(handle)).toMatchObject({ 'stage-secret': ['unknown', 'changed'], 'fence-first': ['unknown', 'changed'], promote: ['changed'] });
+    expect(outcomes(result)).toMatchObject({ 'stage-secret': 'changed', 'fence-first': 'changed', promote: 'changed' });
+    await expectPrimary(pair, 'b', 'fenced');
+    expect(await pair.timeline('b')).toBe(timeline + 1);
+
+    const writer = new ApplicationWriter(pair);
+    const failback: Kill[] = [{ at: 'postgres.rebuildStandby:apply' }, { at: 'postgres.readOnly:apply' }];
+    expect(kinds(failback)).toEqual(KILLED_AFTER.failback);
+    handle = await loseWorkers(stage, () => start(stage, 'failover', { service: pair.service, mode: 'planned', purpose: 'failback', parameters: { node: 'a' } }), failback);
+    result = (await handle.result()) as ExecutionResult;
+    await writer.stop();
+    await expectUnheard(handle, failback);
+    expect(await ledgerOf(handle)).toMatchObject({ rebuild: ['unknown', 'changed'], 'read-only': ['unknown', 'changed'], promote: ['changed'] });
+    expect(result.steps.find((step) => step.id === 'rebuild')?.summary).toContain('its answer was lost; inspection shows that it happened');
+    await expectPrimary(pair, 'a', 'fenced');
+    expect(await pair.timeline('a')).toBe(timeline + 2);
+    expect(writer.acknowledged.length).toBeGreaterThan(0);
+    expect(await writer.lostOn('a')).toEqual([]);
+  }, 300_000);
+
+  it('in the middle of a change and before one the next worker ends it, without leftovers', async () => {
+    const pair = await pairInTurn();
+    const stage = await stageOf(pair.context);
+    const timeline = await pair.timeline('a');
+    const data = pair.servers.a.dataDirectory;
+    const writer = new ApplicationWriter(pair);
+    const kills: Kill[] = [
+      // The rules are written and perhaps not loaded; no session was ended.
+      { at: 'postgres.readOnly:apply', whenFile: { path: join(data, 'pg_hba.conf'), has: 'BEGIN HOLDFAST FENCE' } },
+      { at: 'postgres.promote:apply', before: true },
+      // Swapped, and the label not taken off.
+      { at: 'secret.swap:apply', afterRequest: 'UpdateSecretVersionStageCommand' },
+      // It would start in recovery, and still runs.
+      { at: 'postgres.fence:apply', whenFile: { path: join(data, 'standby.signal'), has: '' } },
+    ];
+    let handle = await loseWorkers(stage, () => start(stage, 'failover', { service: pair.service, mode: 'planned' }), kills);
+    let result = (await handle.result()) as ExecutionResult;
+    await writer.stop();
+    await expectUnheard(handle, kills);
+    expect(await ledgerOf(handle)).toMatchObject({ 'read-only': ['unknown', 'changed'], promote: ['unknown', 'changed'], 'swap-secret': ['unknown', 'changed'], fence: ['unknown', 'changed'] });
+    // Nothing had begun: promoted by the second try, not found.
+    expect(result.steps.find((step) => step.id === 'promote')?.summary).toContain('b promoted in');
+    await expectPrimary(pair, 'b', 'fenced');
+    expect(await pair.timeline('b')).toBe(timeline + 1);
+    expect(await writer.lostOn('b')).toEqual([]);
+
+    // A copy of the data directory outlives the worker that asked for it, since it runs as another user: never two at once in one folder.
+    const tools = testDirectory('tools');
+    const log = join(tools, 'copies');
+    for (const tool of readdirSync(pair.servers.a.binDirectory)) if (tool !== 'pg_basebackup') symlinkSync(join(pair.servers.a.binDirectory, tool), join(tools, tool));
+    writeFileSync(log, '', { mode: 0o666 });
+    chmodSync(log, 0o666);
+    writeFileSync(join(tools, 'pg_basebackup'), `#!/bin/sh\necho begin $$ >> ${log}\n${join(pair.servers.a.binDirectory, 'pg_basebackup')} "$@" --max-rate=2M\ncode=$?\necho end $$ >> ${log}\nexit $code\n`, { mode: 0o755 });
+    rmSync(join(data, 'global', 'pg_control'));
+    const document = parse(readFileSync(pair.context.configPath, 'utf8')) as { datastores: { shop: { nodes: { a: { binDirectory: string } } } } };
+    document.datastores.shop.nodes.a.binDirectory = tools;
+    const configPath = join(tools, 'holdfast.yaml');
+    writeFileSync(configPath, stringify(document));
+    const slow: Stage = { ...stage, context: { ...stage.context, configPath } };
+    const rebuild: Kill[] = [{ at: 'postgres.rebuildStandby:apply', whenFile: { path: log, has: 'begin' } }];
+    handle = await loseWorkers(slow, () => start(slow, 'runbook', { runbook: 'standby-rebuild', service: pair.service, parameters: { node: 'a' } }), rebuild);
+    result = (await handle.result()) as ExecutionResult;
+    await expectUnheard(handle, rebuild);
+    expect(result.steps.find((step) => step.id === 'rebuild')?.summary).toContain('rebuilt by base backup');
+    expect(lines(log).map((line) => line.split(' ')[0])).toEqual(['begin', 'end', 'begin', 'end']);
+    await expectPrimary(pair, 'b', 'standby');
+    expect(readdirSync(join(data, '..')).filter((name) => /holdfast-(new|old)/.test(name))).toEqual([]);
+  }, 300_000);
+});
