@@ -7,6 +7,7 @@ import type { PhaseCall } from '../src/model/step-call.ts';
 import type { Context } from '../src/systems/context.ts';
 import { redactValue } from '../src/systems/log.ts';
 import { canarySteps } from './canary.ts';
+import { controllerSteps } from './controller.ts';
 import { toActivityFailure } from './failure.ts';
 import { notifySteps } from './notify-step.ts';
 import { postgresSteps } from './postgres.ts';
@@ -24,6 +25,7 @@ const DEFINITIONS: Readonly<Record<string, StepDefinition>> = {
   ...secretSteps,
   ...route53Steps,
   ...canarySteps,
+  ...controllerSteps,
   ...rolloutSteps,
   ...notifySteps,
 };

@@ -7,7 +7,7 @@ import type { Context } from '../src/systems/context.ts';
 import { queryOnce, suite, testConfig, testDirectory, testSecret, uniqueName, type ConfigOverrides } from './support.ts';
 
 /** Where applications reach b: another address, so that the DNS record really changes. */
-const SECOND_ADDRESS = '127.0.0.2';
+export const SECOND_ADDRESS = '127.0.0.2';
 
 /** A primary, a standby, an application role with its secret, a DNS record, and the configuration that knows them. */
 export interface DatabasePair {
@@ -30,11 +30,16 @@ export interface DatabasePair {
 export async function databasePair(processes: Processes, overrides: ConfigOverrides = {}): Promise<DatabasePair> {
   const directory = testDirectory('pair');
   const a = await startPostgres({ processes, directory, name: 'a', settings: { shared_buffers: '32MB', fsync: 'off' } });
+  return pairOn(a, () => startStandby({ processes, directory, name: 'b', primary: a, settings: { shared_buffers: '32MB', fsync: 'off', listen_addresses: `127.0.0.1,${SECOND_ADDRESS}` } }), overrides);
+}
+
+/** The same on servers that somebody else starts. @param startB called once the database is there @param datastore more of the datastore's configuration */
+export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresServer>, overrides: ConfigOverrides = {}, datastore: ConfigOverrides = {}): Promise<DatabasePair> {
   const applicationPassword = randomBytes(12).toString('hex');
   await queryOnce(a.connectionString(), `create role shop_app login password '${applicationPassword}'`);
   await queryOnce(a.connectionString(), 'create database shop owner shop_app');
   await queryOnce(a.connectionString('shop'), 'create table orders (id bigint primary key, at timestamptz not null default clock_timestamp()); alter table orders owner to shop_app');
-  const b = await startStandby({ processes, directory, name: 'b', primary: a, settings: { shared_buffers: '32MB', fsync: 'off', listen_addresses: `127.0.0.1,${SECOND_ADDRESS}` } });
+  const b = await startB();
   const secretId = await testSecret('shop-app', { engine: 'postgres', host: a.host, port: a.port, username: 'shop_app', password: applicationPassword, dbname: 'shop' });
   const hostedZoneId = await zone(a.host);
   // A name of its own: a test may have more than one pair.
@@ -60,6 +65,7 @@ export async function databasePair(processes: Processes, overrides: ConfigOverri
         binDirectory: a.binDirectory,
         nodes: { a: node(a, a.host), b: node(b, SECOND_ADDRESS) },
         endpoint: { secret: secretId, dns: { hostedZoneId, name: 'db.shop.example', type: 'A', ttlSeconds: 5 } },
+        ...datastore,
       },
     },
     services: {

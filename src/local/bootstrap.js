@@ -5,7 +5,7 @@
 // missing into a cache folder ($HOLDFAST_CACHE, else $XDG_CACHE_HOME/holdfast, else ~/.cache/holdfast), each tool into a folder that
 // carries its version and appears only when it is complete, then starts the command under Node 24.
 import { spawn } from 'node:child_process';
-import { accessSync, constants, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, chmodSync, constants, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import process from 'node:process';
@@ -19,7 +19,7 @@ const OLDEST_NODE = [22, 18];
 /** What each command needs, and the file that Node 24 runs for it. */
 const COMMANDS = {
   demo: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto'], script: 'src/local/demo.ts', first: [] },
-  test: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
+  test: { needs: ['node', 'packages', 'system', 'controllers', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
   'test:fault': { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['fault'] },
   bench: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-bench.ts', first: [] },
   holdfast: { needs: ['node', 'packages'], script: 'src/cli/main.ts', first: [] },
@@ -33,6 +33,7 @@ const STEPS = {
   node: { lane: 'npm', what: `Node.js ${VERSIONS.node} (npm package node)`, seconds: 15, ready: () => nodeIsNew() || executable(cachedNode()), install: installNode },
   packages: { lane: 'npm', what: 'npm packages (npm ci)', seconds: 20, ready: packagesAreInstalled, install: installPackages },
   system: { lane: 'system', what: 'Debian packages', seconds: 40, ready: () => missingSystemPackages().length === 0, install: installSystemPackages },
+  controllers: { lane: 'system', what: 'Debian packages of Patroni and etcd', seconds: 10, ready: () => missingControllers().length === 0 && !(process.getuid?.() === 0 && policyLeft()), install: installControllers },
   temporal: { lane: 'go', what: `Temporal server ${VERSIONS.temporal} (compiled by go install)`, seconds: 200, ready: () => tool('temporal', 'temporal', 'temporal'), install: installTemporal },
   versitygw: { lane: 'go', what: `S3 server VersityGW ${VERSIONS.versitygw} (compiled by go install)`, seconds: 60, ready: () => tool('versitygw', 'versitygw', 'versitygw'), install: installVersity },
   toxiproxy: { lane: 'go', what: `Toxiproxy ${VERSIONS.toxiproxy} (compiled by go install)`, seconds: 15, ready: () => tool('toxiproxy', 'toxiproxy-server', 'toxiproxy-server'), install: installToxiproxy },
@@ -120,8 +121,10 @@ function missing(needs) {
 /** What no waiting helps is said before minutes are spent on the rest. */
 function refuseEarly(steps) {
   const problems = [];
-  if (steps.includes('system') && !mayInstallSystemPackages()) {
-    problems.push(`These Debian packages are missing: ${missingSystemPackages().join(' ')}. Run as root:\n  apt-get update && apt-get install -y ${missingSystemPackages().join(' ')}\nthen start this again.`);
+  const debian = [...(steps.includes('system') ? missingSystemPackages() : []), ...(steps.includes('controllers') ? missingControllers() : [])];
+  if (debian.length > 0 && !mayInstallSystemPackages()) {
+    const quiet = steps.includes('controllers') ? '\nPatroni and etcd are only called by tests; no service of theirs is needed: systemctl disable --now etcd patroni' : '';
+    problems.push(`These Debian packages are missing: ${debian.join(' ')}. Run as root:\n  apt-get update && apt-get install -y --no-install-recommends ${debian.join(' ')}${quiet}\nthen start this again.`);
   }
   const compiled = steps.filter((name) => STEPS[name].lane === 'go');
   const withoutGo = compiled.filter((name) => name !== 'temporal');
@@ -212,9 +215,13 @@ function mayInstallSystemPackages() {
   return process.getuid?.() === 0 && which('apt-get') !== undefined;
 }
 
+function aptGet(name, args) {
+  return run(name, ['apt-get', '-y', '-q', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Dpkg::Options::=--force-confold', ...args], { env: { DEBIAN_FRONTEND: 'noninteractive' } });
+}
+
 async function installSystemPackages() {
   const names = missingSystemPackages();
-  const apt = (args) => run('system', ['apt-get', '-y', '-q', '-o', 'DPkg::Lock::Timeout=300', '-o', 'Dpkg::Options::=--force-confold', ...args], { env: { DEBIAN_FRONTEND: 'noninteractive' } });
+  const apt = (args) => aptGet('system', args);
   await apt(['update']);
   if (!names.includes('postgresql')) return apt(['install', '--no-install-recommends', ...names]);
   // The package would make and start a cluster of its own on port 5432; only its programs are wanted.
@@ -226,6 +233,43 @@ async function installSystemPackages() {
     await apt(['install', '--no-install-recommends', ...names]);
   } finally {
     if (before !== undefined) writeFileSync(settings, before);
+  }
+}
+
+/** What the tests put beside Holdfast to compete with it. */
+function missingControllers() {
+  return [['patroni', 'patroni'], ['etcd', 'etcd-server']].filter(([program]) => which(program) === undefined).map(([, name]) => name);
+}
+
+/** Debian's packages ask this program whether they may start a service. */
+const POLICY = '/usr/sbin/policy-rc.d';
+const POLICY_SAVED = `${POLICY}.holdfast-saved`;
+const POLICY_TEXT = '#!/bin/sh\n# Made by the bootstrap of Holdfast while it installs: no service is started.\nexit 101\n';
+
+/** A killed start left it: it would keep every later package of this machine from starting its service. */
+function policyLeft() {
+  return existsSync(POLICY_SAVED) || (existsSync(POLICY) && readFileSync(POLICY, 'utf8') === POLICY_TEXT);
+}
+
+function restorePolicy() {
+  if (existsSync(POLICY_SAVED)) renameSync(POLICY_SAVED, POLICY);
+  else if (policyLeft()) rmSync(POLICY);
+}
+
+/** Their packages would start services and have them started at every boot; only their programs are wanted. */
+async function installControllers() {
+  const names = missingControllers();
+  restorePolicy();
+  if (names.length === 0) return;
+  await aptGet('controllers', ['update']);
+  if (existsSync(POLICY)) renameSync(POLICY, POLICY_SAVED);
+  writeFileSync(POLICY, POLICY_TEXT);
+  chmodSync(POLICY, 0o755);
+  try {
+    await aptGet('controllers', ['install', '--no-install-recommends', ...names]);
+    for (const name of names) await run('controllers', ['update-rc.d', name.replace('-server', ''), 'disable']);
+  } finally {
+    restorePolicy();
   }
 }
 

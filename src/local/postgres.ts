@@ -40,9 +40,9 @@ export interface PostgresOptions {
   readonly settings?: Readonly<Record<string, string>>;
 }
 
-const SUPERUSER = 'holdfast';
-const REPLICATOR = 'replicator';
-const STOP_SIGNALS: Readonly<Record<StopMode, NodeJS.Signals>> = { fast: 'SIGINT', smart: 'SIGTERM', immediate: 'SIGQUIT' };
+export const SUPERUSER = 'holdfast';
+export const REPLICATOR = 'replicator';
+export const STOP_SIGNALS: Readonly<Record<StopMode, NodeJS.Signals>> = { fast: 'SIGINT', smart: 'SIGTERM', immediate: 'SIGQUIT' };
 
 interface Layout {
   readonly root: string;
@@ -198,7 +198,7 @@ async function grantRewind(client: pg.Client): Promise<void> {
 }
 
 /** `postgres` refuses to run as root, so root runs it as the user that Debian's package made. */
-function serverUser(): PostgresServer['osUser'] {
+export function serverUser(): PostgresServer['osUser'] {
   if (process.getuid?.() !== 0) return undefined;
   const line = readFileSync('/etc/passwd', 'utf8').split('\n').find((entry) => entry.startsWith('postgres:'));
   const [, , uid, gid] = line?.split(':') ?? [];
@@ -240,14 +240,14 @@ export function postmasterOf(data: string): number | undefined {
   }
 }
 
-async function signalAndWait(data: string, signal: NodeJS.Signals): Promise<void> {
+export async function signalAndWait(data: string, signal: NodeJS.Signals): Promise<void> {
   const pid = postmasterOf(data);
   if (pid === undefined) return;
   process.kill(pid, signal);
   await waitGone([pid], `PostgreSQL in ${data} after ${signal}`);
 }
 
-async function killCluster(data: string): Promise<void> {
+export async function killCluster(data: string): Promise<void> {
   const pid = postmasterOf(data);
   if (pid === undefined) return;
   // Stopped first, so that it starts no child between our look at them and their end.
@@ -294,7 +294,7 @@ async function withClient<T>(server: PostgresServer, database: string, work: (cl
   }
 }
 
-function writeOwned(path: string, text: string, osUser: PostgresServer['osUser']): void {
+export function writeOwned(path: string, text: string, osUser: PostgresServer['osUser']): void {
   mkdirSync(dirname(path), { recursive: true });
   writeFileSync(path, text, { mode: 0o600 });
   if (osUser !== undefined) chownSync(path, osUser.uid, osUser.gid);

@@ -1,6 +1,7 @@
 // The servers of the local stack under one name: what tests and the demo start. Each program has its own file.
 export { createProcesses, endOnSignals, freePort, type LocalProcess, type Processes } from './processes.ts';
 export { startPostgres, startStandby, type PostgresServer } from './postgres.ts';
+export { startPatroni, type PatroniCluster, type PatroniMember } from './patroni.ts';
 export { startTemporal, type TemporalServer } from './temporal.ts';
 export { startMoto, type AwsServer } from './moto.ts';
 export { createBucket, s3Client, startVersity } from './versity.ts';

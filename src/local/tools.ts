@@ -5,7 +5,10 @@ import { HoldfastError } from '../model/errors.ts';
 import versions from './tools.json' with { type: 'json' };
 
 /** Programs of the local stack. `postgres` is the server; its folder holds the client tools of the same version. */
-export type ToolName = 'temporal' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres';
+export type ToolName = 'temporal' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres' | 'patroni' | 'etcd';
+
+/** Programs that only Debian's packages bring. */
+const SYSTEM_TOOLS = { patroni: 'patroni', etcd: 'etcd-server' } as const;
 
 /** Where the bootstrap installs tools; bootstrap.js computes the same. */
 export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
@@ -13,13 +16,15 @@ export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): strin
   return join(environment['XDG_CACHE_HOME'] || join(homedir(), '.cache'), 'holdfast');
 }
 
-const IN_CACHE: Readonly<Record<Exclude<ToolName, 'postgres'>, string>> = {
+type CachedTool = Exclude<ToolName, 'postgres' | keyof typeof SYSTEM_TOOLS>;
+
+const IN_CACHE: Readonly<Record<CachedTool, string>> = {
   temporal: join(`temporal-${versions.temporal}`, 'temporal'),
   versitygw: join(`versitygw-${versions.versitygw}`, 'versitygw'),
   toxiproxy: join(`toxiproxy-${versions.toxiproxy}`, 'toxiproxy-server'),
   moto_server: join(`moto-${versions.moto}`, 'bin', 'moto_server'),
 };
-const ON_PATH: Readonly<Record<Exclude<ToolName, 'postgres'>, string>> = {
+const ON_PATH: Readonly<Record<CachedTool, string>> = {
   temporal: 'temporal',
   versitygw: 'versitygw',
   toxiproxy: 'toxiproxy-server',
@@ -29,6 +34,7 @@ const ON_PATH: Readonly<Record<Exclude<ToolName, 'postgres'>, string>> = {
 /** Path of a tool: a cache named by HOLDFAST_CACHE, else PATH, else the default cache. @throws HoldfastError `tool-missing`. */
 export function findTool(name: ToolName, environment: NodeJS.ProcessEnv = process.env): string {
   if (name === 'postgres') return join(postgresBinDirectory(environment), 'postgres');
+  if (name === 'patroni' || name === 'etcd') return systemTool(name, environment);
   const cached = join(cacheFolder(environment), IN_CACHE[name]);
   if (environment['HOLDFAST_CACHE'] && executable(cached)) return cached;
   for (const folder of (environment['PATH'] ?? '').split(delimiter)) {
@@ -39,6 +45,12 @@ export function findTool(name: ToolName, environment: NodeJS.ProcessEnv = proces
   throw new HoldfastError('tool-missing', `${ON_PATH[name]} was found neither on PATH nor at ${cached}`, {
     next: 'run `npm run demo` or `npm test` once: they install what is missing into that folder',
   });
+}
+
+function systemTool(name: keyof typeof SYSTEM_TOOLS, environment: NodeJS.ProcessEnv): string {
+  const found = [...(environment['PATH'] ?? '').split(delimiter), '/usr/bin'].filter((folder) => folder !== '').map((folder) => join(folder, name)).find(executable);
+  if (found !== undefined) return found;
+  throw new HoldfastError('tool-missing', `${name} was not found on PATH`, { next: `run \`npm test\` once as root: it installs it; or apt-get install -y --no-install-recommends ${SYSTEM_TOOLS[name]}` });
 }
 
 /** The newest installed PostgreSQL's folder of programs. */

@@ -84,6 +84,27 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
       downFacts: 'forced: what says that the primary is down',
     },
   }),
+  'controller.pause': kind({
+    summary: 'Pauses whatever else switches roles here (Patroni), so that two controllers never act at once; found but with no way to pause it, nothing is begun.',
+    input: z.strictObject({ datastore, primary: lateNode }),
+    phases: ['inspect', 'guard', 'apply', 'verify', 'undo'],
+    askedAgain: true,
+    verifyMs: 300_000,
+    facts: {
+      controller: 'what was paused; absent when there is none',
+      pausedBefore: 'true when somebody else had paused it: it is then left paused',
+      pausedAtMs: 'epoch milliseconds, worker clock',
+      acknowledgedMs: 'milliseconds until every member had read it',
+    },
+  }),
+  'controller.resume': kind({
+    summary: 'Resumes the controller that this execution paused, once it sees the new primary as its leader, and shows that it leaves the roles as they are.',
+    input: z.strictObject({ datastore, primary: node.optional().meta({ description: "Who must be its leader. Default: the node the application's secret points to." }) }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    applyMs: 900_000,
+    verifyMs: 300_000,
+    facts: { resumed: 'false when it was left paused', resumedAtMs: 'epoch milliseconds, worker clock', timeline: 'of the primary when it was resumed', followers: 'nodes that follow the leader under the controller' },
+  }),
   'operator.approval': kind({
     summary: 'Waits for approvals by people other than the requester; expires into denied.',
     input: z.strictObject({

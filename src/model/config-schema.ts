@@ -90,6 +90,25 @@ export const nodeSchema = z.strictObject({
     .meta({ description: 'How this node, when it is a standby, connects to the primary. passfile is a path on the node.' }),
 });
 
+const controllerMemberSchema = z.strictObject({
+  api: z.url({ protocol: /^https?$/ }).meta({ description: "Base URL of this node's Patroni REST interface, e.g. http://10.0.0.1:8008." }),
+  name: z.string().min(1).optional().meta({ description: "The node's name in Patroni; default: its name here." }),
+});
+
+export const controllerSchema = z.discriminatedUnion('type', [
+  z.strictObject({
+    type: z.literal('patroni').meta({ description: 'The nodes are managed by Patroni: it is paused before anything changes and resumed afterwards.' }),
+    members: z.record(name, controllerMemberSchema).meta({ description: 'Every node with its Patroni.' }),
+    username: z.string().min(1).optional().meta({ description: "User of the REST interface's restapi.authentication." }),
+    password: secretReference.optional(),
+    ca: z.string().optional().meta({ description: 'PEM file of the authority that signed the certificates of https members; default: those of the system.' }),
+    certificate: z.string().optional().meta({ description: "PEM file of the worker's own certificate, where the interface asks for one." }),
+    key: secretReference.optional(),
+    wait: durationMs.prefault('60s').meta({ description: 'How long all members may take to acknowledge a pause, to agree on the leader, and to follow it after they were resumed. Their loop_wait is the usual time.' }),
+  }),
+  z.strictObject({ type: z.literal('none').meta({ description: 'There is none: files that a former Patroni left in the data directory do not count. One that is connected still does.' }) }),
+]);
+
 export const retentionSchema = z.strictObject({
   last: z.int().min(0).optional().meta({ description: 'Keeps this many of the newest backups.' }),
   hourly: z.int().min(0).optional().meta({ description: 'Keeps the newest backup of each of the last N hours that have one.' }),
@@ -129,6 +148,7 @@ export const postgresDatastoreSchema = z.strictObject({
     sslrootcert: z.string().optional().meta({ description: 'PEM file of the authority that signed the server certificates.' }),
   }).meta({ description: 'Who Holdfast is on the database.' }),
   nodes: z.record(name, nodeSchema).meta({ description: 'Every server of the cluster. Which one is the primary is asked of the servers.' }),
+  controller: controllerSchema.optional().meta({ description: 'What else switches roles here, such as Patroni. Two controllers must never act at once: one that is found and cannot be paused refuses every runbook that changes roles.' }),
   endpoint: z
     .strictObject({
       secret: z.string().min(1).meta({ description: "Secrets Manager id of the application's connection secret (JSON: host, port, username, password, dbname)." }),

@@ -69,6 +69,19 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
         warning([...path, 'nodes', node], 'it can be fenced only while it answers: give fence.command, or dataDirectory with exec');
       }
     }
+    if (datastore.controller?.type === 'patroni') {
+      const { members, username, password, certificate, key } = datastore.controller;
+      const at = [...path, 'controller'];
+      for (const [node, member] of Object.entries(members)) {
+        if (!Object.hasOwn(datastore.nodes, node)) error([...at, 'members', node], `there is no node of this name${maybe(node, Object.keys(datastore.nodes))}`, { found: shown(node, at), allowed: Object.keys(datastore.nodes).join(', ') });
+        const url = new URL(member.api);
+        if (url.username !== '' || url.password !== '') error([...at, 'members', node, 'api'], 'a password does not belong into the address', { allowed: 'controller.username, and controller.password as a secret reference' });
+      }
+      for (const [node] of nodes) if (!Object.hasOwn(members, node)) error([...at, 'members'], `the Patroni of node "${node}" is missing: it could not be asked whether it has paused`, { allowed: `${node}: { api: http://<host>:8008 }` });
+      if ((username === undefined) !== (password === undefined)) error(at, 'username and password belong together', { found: username === undefined ? 'password only' : 'username only', allowed: 'both or none' });
+      if ((certificate === undefined) !== (key === undefined)) error(at, 'certificate and key belong together', { found: certificate === undefined ? 'key only' : 'certificate only', allowed: 'both or none' });
+      if (username === undefined && certificate === undefined) warning(at, 'without username and password anybody who reaches the interface may switch roles, unless Patroni asks for a certificate');
+    }
     if (datastore.admin.sslmode.startsWith('verify') && datastore.admin.sslrootcert === undefined) {
       warning([...path, 'admin', 'sslmode'], 'there is no sslrootcert, so the server must have a certificate of a public authority');
     }

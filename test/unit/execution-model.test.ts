@@ -345,7 +345,7 @@ describe.each(CASES)('the shipped runbook for %s, %s', (purpose, mode) => {
     const plan = plans.get(`${purpose} ${mode}`)!;
     const ends = new Set<string>();
     fc.assert(
-      fc.property(fc.integer({ min: 1, max: 60 }), fc.array(fc.nat({ max: 1_000_000 }), { minLength: 50, maxLength: 400 }), (rarity, choices) => {
+      fc.property(fc.integer({ min: 1, max: 60 }), fc.array(fc.nat({ max: 1_000_000 }), { minLength: 90, maxLength: 400 }), (rarity, choices) => {
         let node = first(plan);
         const trail: string[] = [];
         for (const choice of choices) {

@@ -26,7 +26,7 @@ describe('the order of things', () => {
     expect(run.next()).toEqual({ type: 'finish', outcome: 'succeeded' });
     expect(new Set(run.begun).size).toBe(run.begun.length);
     const applies = run.begun.filter((name) => name.endsWith(':apply'));
-    expect(applies).toEqual(['stage-secret:apply', 'checkpoint:apply', 'canary:apply', 'read-only:apply', 'promote:apply', 'swap-secret:apply', 'dns:apply', 'fence:apply', 'rollout:apply', 'rollout-http:apply', 'tell:apply']);
+    expect(applies).toEqual(['stage-secret:apply', 'pause-controller:apply', 'checkpoint:apply', 'canary:apply', 'read-only:apply', 'promote:apply', 'swap-secret:apply', 'dns:apply', 'fence:apply', 'rollout:apply', 'rollout-http:apply', 'resume-controller:apply', 'tell:apply']);
     expect(run.step('fence-first').outcome).toBe('skipped');
     expect(run.state.pastPointOfNoReturn).toBe(true);
   });
@@ -120,7 +120,7 @@ describe('guards', () => {
   it('one that does not hold the second time: what was done is undone in reverse order, writes were never refused', () => {
     const run = new Run(planned).until('preflight').preflight().until('preflight').preflight('promote').until();
     expect(run.next()).toEqual({ type: 'finish', outcome: 'failed' });
-    expect(run.begun.filter((name) => name.endsWith(':undo'))).toEqual(['canary:undo', 'stage-secret:undo']);
+    expect(run.begun.filter((name) => name.endsWith(':undo'))).toEqual(['canary:undo', 'pause-controller:undo', 'stage-secret:undo']);
     expect(run.begun).not.toContain('read-only:apply');
   });
 

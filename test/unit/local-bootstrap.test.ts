@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, watch, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, symlinkSync, watch, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -80,6 +80,19 @@ describe('the bootstrap installs', () => {
     expect(second.stderr).toContain('Prepared in');
     expect(readdirSync(cache).filter((entry) => entry.startsWith('.'))).toEqual([]);
     expect(readFileSync(join(cache, `temporal-${versions.temporal}`, 'temporal'), 'utf8')).toContain('#!/bin/sh');
+  });
+
+  it('what only tests need, Patroni and etcd, or says how: where there is no apt-get it stops with the exact command and counts', async () => {
+    symlinkSync(process.execPath, join(folder, 'bin', 'node'));
+    // Nothing else is on this PATH, so that no test run can begin inside this one.
+    const child = spawn(process.execPath, [BOOTSTRAP, 'test'], { env: { PATH: join(folder, 'bin'), HOME: folder, HOLDFAST_CACHE: cache, CALLS: calls }, stdio: ['ignore', 'pipe', 'pipe'] });
+    let [out, err] = ['', ''];
+    child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
+    expect((await once(child, 'close'))[0]).toBe(1);
+    expect(err).toMatch(/^These Debian packages are missing: .*patroni etcd-server\. Run as root:\n {2}apt-get update && apt-get install -y --no-install-recommends .*patroni etcd-server\n.*systemctl disable --now etcd patroni\nthen start this again\.$/m);
+    expect(out).toBe('0 passed, 1 failed\n');
+    expect(called()).toEqual(['']);
   });
 
   it('nothing half: what fails is named with its output, its log and what to do', async () => {
