@@ -4,7 +4,7 @@ import type { PhaseResult } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import {
-  LOOKED_FOR, changePause, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings,
+  LOOKED_FOR, changePause, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
   type ControllerSigns, type PatroniConfig, type PatroniMember, type PatroniSettings, type PauseMark,
 } from '../src/systems/patroni.ts';
 import { allowWrites, readFence } from '../src/systems/postgres-fence.ts';
@@ -392,6 +392,31 @@ async function afterChecks(step: StepRun, patroni: PatroniConfig, primary: strin
     ],
     read: members.filter((member) => member.answers).map((member) => check(`${member.node} has read it`, member.paused === expected.paused, state(expected.paused), describeMember(member), 'look at the log of its Patroni')),
   };
+}
+
+/**
+ * Under Patroni a node's configuration is Patroni's to write: a copy started by pg_ctl would carry the address, port and paths of the
+ * server it was copied from. So Patroni rebuilds it. @returns null when there is no controller
+ */
+export async function rebuildByController(step: StepRun, node: string, primary: string): Promise<PhaseResult | null> {
+  const { controller } = datastoreFor(step);
+  if (controller?.type !== 'patroni') return null;
+  const started = step.nowMs();
+  await awaitLeader(step, controller, memberName(controller, primary));
+  const said = await reinitialize(step.context, controller, node, step.signal);
+  let busyMs = step.nowMs();
+  for (;;) {
+    const [follower, member] = await Promise.all([followers(step, controller, primary).then((list) => list.find((one) => one.node === node)), readMember(step.context, controller, node, step.signal)]);
+    if (follower?.follows === true) break;
+    // As long as it copies it may take; idle and not following it has failed.
+    if (member.state === 'creating replica') busyMs = step.nowMs();
+    if (step.nowMs() - busyMs > controller.wait) {
+      throw new HoldfastError('not-reinitialized', `Patroni was told to rebuild ${node} (${said}) and it does not follow ${primary}: ${follower?.found ?? describeMember(member)}`, { next: `look at the log of the Patroni of ${node}; then retry` });
+    }
+    await pause(POLL_MS, step.signal);
+  }
+  const ms = step.nowMs() - started;
+  return { outcome: 'changed', summary: `${node} rebuilt by Patroni (reinitialize) from ${primary} in ${formatDuration(ms)}`, after: { method: 'Patroni reinitialize', from: primary }, facts: { node, method: 'Patroni reinitialize', rebuildMs: ms } };
 }
 
 export const controllerSteps: Readonly<Record<string, StepDefinition>> = { 'controller.pause': pauseStep, 'controller.resume': resumeStep };

@@ -8,6 +8,7 @@ import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
 import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { rebuildByController } from './controller.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** How long a node may take to stream before it is copied anew. */
@@ -90,6 +91,8 @@ const rebuild: StepDefinition = {
     // Asked again: whatever is discarded here cannot be had back.
     const wrong = (await roleChecks(step)).filter((item) => !item.ok);
     if (wrong.length > 0) throw new HoldfastError('roles-changed', wrong.map(describeCheck).join('; '), { next: 'find the primary before anything is rebuilt' });
+    const byController = await rebuildByController(step, name, primary);
+    if (byController !== null) return byController;
     const source = await adminTarget(step.context, datastore, primary, 'postgres');
     const replication = host.replication!;
     const passfile = replication.passfile === undefined ? '' : ` passfile=${conninfo(replication.passfile)}`;

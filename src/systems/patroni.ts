@@ -136,6 +136,19 @@ export async function changePause(context: Context, controller: PatroniConfig, m
   }
 }
 
+/**
+ * Have Patroni throw the node's files away and copy them anew from its leader, as `patronictl reinit`; also while it is paused.
+ * Not forced: one that is under way goes on. @returns what it said
+ */
+export async function reinitialize(context: Context, controller: PatroniConfig, node: string, signal?: AbortSignal): Promise<string> {
+  try {
+    return (await call(context, controller, node, 'POST', '/reinitialize', { body: { force: false }, signal })).text;
+  } catch (error) {
+    if (error instanceof HoldfastError && String(error.context['said']).includes('already in progress')) return String(error.context['said']);
+    throw error;
+  }
+}
+
 /** Removing a key that is not there changes nothing, and is refused to whom a change would be. */
 export async function mayChange(context: Context, controller: PatroniConfig, node: string, signal?: AbortSignal): Promise<string | null> {
   try {
@@ -233,7 +246,7 @@ async function anyMember(context: Context, controller: PatroniConfig, method: 'G
 }
 
 /** @throws HoldfastError `patroni-silent` (retryable), `patroni-refused`, with the status in its context */
-async function call(context: Context, controller: PatroniConfig, node: string, method: 'GET' | 'PATCH', path: string, options: CallOptions): Promise<{ body: Record<string, unknown> }> {
+async function call(context: Context, controller: PatroniConfig, node: string, method: 'GET' | 'PATCH' | 'POST', path: string, options: CallOptions): Promise<{ body: Record<string, unknown>; text: string }> {
   const url = new URL(path, controller.members[node]!.api);
   const headers: Record<string, string> = { accept: 'application/json' };
   const text = options.body === undefined ? undefined : JSON.stringify(options.body);
@@ -258,15 +271,18 @@ async function call(context: Context, controller: PatroniConfig, node: string, m
   const unhealthy = method === 'GET' && answer.status === 503;
   if ((answer.status < 200 || answer.status > 299) && !unhealthy) {
     const refused = answer.status === 401 || answer.status === 403;
-    throw new HoldfastError('patroni-refused', `${what} answered ${answer.status}`, {
+    const said = method === 'POST' ? answer.text.slice(0, 200) : '';
+    throw new HoldfastError('patroni-refused', `${what} answered ${answer.status}${said === '' ? '' : ` ${said}`}`, {
       next: refused ? "check controller.username and controller.password against restapi.authentication in Patroni's own configuration, and restapi.allowlist" : "look at this Patroni's log",
-      context: { status: answer.status },
+      context: { status: answer.status, said },
       // What one member cannot do (its store is out of its reach) another may.
       retryable: answer.status >= 500,
     });
   }
+  // An action is answered in words.
+  if (method === 'POST') return { body: {}, text: answer.text };
   try {
-    return { body: JSON.parse(answer.text) as Record<string, unknown> };
+    return { body: JSON.parse(answer.text) as Record<string, unknown>, text: answer.text };
   } catch {
     throw new HoldfastError('patroni-shape', `${what} did not answer with JSON`, { next: 'check the address: it must be that of the REST interface', retryable: unhealthy });
   }

@@ -328,7 +328,7 @@ describe('switching under Patroni', () => {
     await member('a').kill();
     rmSync(join(member('a').dataDirectory, 'global', 'pg_control'));
     const result = (await client.workflow.execute('runbook', { taskQueue, workflowId: uniqueName('rebuild'), args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node: 'a' } }] })) as ExecutionResult;
-    expect(stepOf(result, 'rebuild').summary).toMatch(/rebuilt by base backup/);
+    expect(stepOf(result, 'rebuild').summary).toMatch(/^a rebuilt by Patroni \(reinitialize\) from b/);
     expect(stepOf(result, 'resume-controller')).toMatchObject({ outcome: 'changed', summary: expect.stringMatching(/b as leader.*; a follows/) });
     await expect.poll(patroniNow, { timeout: 10_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
     await expectFollows('a', 'b');
