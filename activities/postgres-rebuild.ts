@@ -6,6 +6,7 @@ import { describeCheck } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
+import { conninfoValue } from '../src/systems/postgres-conninfo.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
 import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
@@ -95,16 +96,16 @@ const rebuild: StepDefinition = {
     if (byController !== null) return byController;
     const source = await adminTarget(step.context, datastore, primary, 'postgres');
     const replication = host.replication!;
-    const passfile = replication.passfile === undefined ? '' : ` passfile=${conninfo(replication.passfile)}`;
+    const passfile = replication.passfile === undefined ? '' : ` passfile=${conninfoValue(replication.passfile)}`;
     // With a passfile on the node no password travels there; without one the administrator's goes by environment, which ssh drops.
     const login: { user: string; env: Record<string, string> } = replication.passfile === undefined ? { user: source.user, env: { PGPASSWORD: source.password } } : { user: replication.username, env: {} };
-    const address = `host=${conninfo(source.host)} port=${source.port} sslmode=${source.sslmode}${passfile}`;
-    const settings = { primaryConninfo: `${address} user=${conninfo(replication.username)} application_name=${conninfo(name)}`, slot: replication.slot };
+    const address = `host=${conninfoValue(source.host)} port=${source.port} sslmode=${source.sslmode}${passfile}`;
+    const settings = { primaryConninfo: `${address} user=${conninfoValue(replication.username)} application_name=${conninfoValue(name)}`, slot: replication.slot };
     const copying = `application_name=${copierName(name)}`;
     const started = step.nowMs();
     const alone = await endOrphans(step, host, name, primary);
     await stopOnHost(host, 'fast', step.signal);
-    let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfo(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });
+    let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfoValue(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });
     if (method !== null) {
       await writeStandbySettings(step, host, settings);
       await startOnHost(host, step.signal);
@@ -117,7 +118,7 @@ const rebuild: StepDefinition = {
     if (method === null) {
       if (step.input['allowBaseBackup'] !== true) throw new HoldfastError('not-rewound', `${name} could not be brought back by pg_rewind`, { next: 'allow a base backup (allowBaseBackup: true) and run it again' });
       method = 'base backup';
-      await baseBackup(step, host, alone, `${address} user=${conninfo(login.user)} ${copying}`, login.env);
+      await baseBackup(step, host, alone, `${address} user=${conninfoValue(login.user)} ${copying}`, login.env);
       await writeStandbySettings(step, host, settings);
       await startOnHost(host, step.signal);
       if (!(await becomesStandby(step))) throw new HoldfastError('does-not-follow', `${name} does not stream from ${primary} after a new base backup: ${(await streams(step)).found}`, { next: `look at the server log of ${name}; check replication.username, passfile and pg_hba.conf of ${primary}` });
@@ -266,11 +267,6 @@ async function openRules(step: StepRun, host: Host, name: string): Promise<void>
     await runOnNode(host, ['tee', file], { input: open, signal: step.signal });
     await client.query('select pg_reload_conf()');
   });
-}
-
-/** A value in a libpq connection string. */
-function conninfo(value: string): string {
-  return /^[\w.:/-]+$/.test(value) ? value : `'${value.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
 }
 
 export const rebuildSteps: Readonly<Record<string, StepDefinition>> = { 'postgres.rebuildStandby': rebuild };

@@ -82,6 +82,10 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
       candidateLsn: 'last WAL position the candidate replayed',
       lagMs: 'replication lag in milliseconds, null when unknown',
       downFacts: 'forced: what says that the primary is down',
+      downFactCount: 'forced: how many independent places say so',
+      unclear: 'forced: what was looked at and says neither',
+      mayLoseMs: 'forced: whatever was acknowledged in this many milliseconds before the look may be lost, null when unknown; an idle service loses less',
+      mayLoseBytes: 'forced: WAL that the primary had announced and the candidate has not received, null when unknown; what came after the last message is not in it',
     },
   }),
   'controller.pause': kind({
@@ -175,7 +179,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     critical: true,
     applyMs: 20_000,
     attempts: 2,
-    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions' },
+    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs' },
   }),
   'postgres.fence': kind({
     summary: 'Fences the old primary so that it takes no write, also after a restart.',
@@ -183,7 +187,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     phases: ['inspect', 'guard', 'apply', 'verify'],
     disruptive: true,
     applyMs: 120_000,
-    facts: { methods: 'how it was fenced' },
+    facts: { methods: 'how it was fenced', problems: 'what of it did not succeed', limits: 'what it does not hold against; empty once the server is stopped' },
   }),
   'postgres.awaitReplay': kind({
     summary: "Waits until the candidate has replayed the primary's last WAL position (planned) or all it received (forced).",
@@ -208,7 +212,7 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     input: z.strictObject({ datastore, node: lateNode }),
     phases: ['verify'],
     critical: true,
-    facts: { how: 'why it takes no write' },
+    facts: { how: 'why it takes no write', limits: 'what it does not hold against' },
   }),
   'secret.swap': kind({
     summary: "Makes the staged version of the application's secret current, by compare-and-set on the version.",
