@@ -1,22 +1,21 @@
 import type { Client } from 'pg';
 import type { CheckResult } from '../src/model/api.ts';
-import type { PostgresDatastore } from '../src/model/config-schema.ts';
+import type { NodeConfig, PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import { NOT_BEGUN } from '../src/model/execution.ts';
+import { downChecks, judgePrimary, lossBound, type DownVerdict, type StandbySaw, type WorkerSaw } from '../src/model/primary-down.ts';
 import type { Json } from '../src/model/runbook-schema.ts';
 import { formatBytes, formatDuration } from '../src/model/units.ts';
 import { runChild } from '../src/systems/child.ts';
 import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
-import { allowWrites, fenceRights, leaveStandbySignal, readFence, refuseWrites } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, lsnValue, nodeByAddress, nodeStatus, nodeTool, openNode, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { parseConninfo } from '../src/systems/postgres-conninfo.ts';
+import { allowWrites, fenceEpoch, fenceRights, fenceWhole, leaveStandbySignal, readFence, refuseStale, refuseWrites, withFence, type RefuseOptions } from '../src/systems/postgres-fence.ts';
+import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, lsnValue, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, walTimeline, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A guard has 30 s; a larger allowed lag is only looked for so long. */
 const MAX_LAG_WAIT_MS = 15_000;
-
-/** A primary sends at least a keepalive each half of wal_sender_timeout (60 s); longer silence is a dead stream. */
-const SILENT_STREAM_MS = 35_000;
 
 /** Forced: replay that has not moved for so long has nothing left to replay. */
 const SETTLED_MS = 1000;
@@ -25,6 +24,8 @@ interface Roles {
   readonly primary: string;
   readonly candidate: string | null;
   readonly statuses: ReadonlyMap<string, NodeStatus>;
+  /** Of each standby's newest WAL; 0 when it could not be read. */
+  readonly timelines: ReadonlyMap<string, number>;
 }
 
 /** The primary is what the application's secret points to: a server that merely thinks so does not count. */
@@ -48,9 +49,13 @@ async function findRoles(step: StepRun): Promise<Roles> {
   const given = optionalText(step, 'candidate');
   if (given !== undefined && !byName.has(given)) throw new HoldfastError('unknown-node', `there is no node named "${given}"`, { next: `use one of: ${names.join(', ')}` });
   const standbys = statuses.filter((status) => status.node !== primary && status.inRecovery === true);
+  // Positions of different timelines do not compare: a standby that was left behind on an old one may show the larger number.
+  const timelines = new Map(await Promise.all(standbys.map(async (status) => [status.node, status.superuser ? ((await withNode(step.context, datastore, status.node, walTimeline).catch(() => null)) ?? 0) : 0] as const)));
+  const timeline = (status: NodeStatus): number => timelines.get(status.node)!;
   const has = (status: NodeStatus): bigint => [status.receivedLsn, status.replayedLsn].reduce((most, lsn) => (lsn !== null && lsnValue(lsn) > most ? lsnValue(lsn) : most), 0n);
-  standbys.sort((a, b) => (has(b) > has(a) ? 1 : has(b) < has(a) ? -1 : 0));
-  return { primary, candidate: given ?? standbys[0]?.node ?? null, statuses: byName };
+  standbys.sort((a, b) => timeline(b) - timeline(a) || (has(b) > has(a) ? 1 : has(b) < has(a) ? -1 : 0));
+  const candidate = given ?? standbys[0]?.node ?? null;
+  return { primary, candidate, statuses: byName, timelines };
 }
 
 /** What must hold of the node that is to be promoted, in either mode. */
@@ -94,7 +99,7 @@ async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: strin
 const health: StepDefinition = {
   async guard(step) {
     const datastore = datastoreFor(step);
-    const { primary, candidate, statuses } = await findRoles(step);
+    const { primary, candidate, statuses, timelines } = await findRoles(step);
     const primaryStatus = statuses.get(primary)!;
     const candidateStatus = candidate === null ? undefined : statuses.get(candidate);
     const others = [...statuses.values()].filter((status) => status.node !== primary && status.inRecovery === false);
@@ -116,14 +121,17 @@ const health: StepDefinition = {
         );
         const maxLag = step.input['maxLag'] as number;
         const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus, Math.min(maxLag, MAX_LAG_WAIT_MS));
-        checks.push(check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? `more (${formatBytes(lagBytes ?? 0)} behind)` : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'));
+        checks.push({ ...check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? `more (${formatBytes(lagBytes ?? 0)} behind)` : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'), rule: 'max-lag' });
       }
       return guarded(checks);
     }
-    const facts = await downFacts(step, datastore, primary, candidateStatus);
     checks.push(...(await candidateChecks(step, candidateStatus, candidate)));
-    for (const fact of facts.alive) checks.push(check('primary is down', false, 'no sign of life', fact, 'use a planned failover, or fence it first'));
-    checks.push(check('two independent facts', facts.down.length >= 2, 'at least two facts that the primary is down', facts.down.join('; ') || 'none', 'wait, or look at the primary by another way'));
+    if (candidate !== null) {
+      const newest = Math.max(...timelines.values());
+      const own = timelines.get(candidate) ?? 0;
+      checks.push(check('candidate is on the newest timeline', own === newest, `timeline ${newest}`, `timeline ${own}`, `${candidate} was left behind by an earlier failover: rebuild it, or leave the parameter candidate out`));
+    }
+    checks.push(...downChecks(await lookAtPrimary(step, datastore, primary, candidateStatus)));
     return guarded(checks);
   },
   async verify(step) {
@@ -132,20 +140,38 @@ const health: StepDefinition = {
     if (candidate === null) throw new HoldfastError('candidate-missing', 'no candidate is left', { retryable: false });
     const candidateStatus = statuses.get(candidate)!;
     const planned = step.call.mode === 'planned';
-    const lag = planned ? await lagOf(step, datastore, primary, candidateStatus, MAX_LAG_WAIT_MS) : { lagMs: null, lagBytes: null };
-    const down = planned ? [] : (await downFacts(step, datastore, primary, candidateStatus)).down;
+    if (!planned) {
+      const verdict = await lookAtPrimary(step, datastore, primary, candidateStatus);
+      const announced = candidateStatus.announcedLsn !== null && candidateStatus.receivedLsn !== null ? Number(lsnDifference(candidateStatus.receivedLsn, candidateStatus.announcedLsn)) : null;
+      const loss = lossBound({ silentMs: candidateStatus.receiverSilentMs, announcedBytes: announced, replayAgeMs: candidateStatus.replayAgeMs });
+      const downFacts = verdict.facts.map((fact) => fact.says);
+      return {
+        checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
+        summary: `primary ${primary} is down by ${downFacts.length} fact(s) (${downFacts.join('; ') || 'none'}), candidate ${candidate}; what was acknowledged in the last ${loss.mayLoseMs === null ? 'unknown time' : formatDuration(loss.mayLoseMs)} may be lost`,
+        facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: null, lagBytes: null, downFacts, downFactCount: new Set(verdict.facts.map((fact) => fact.place)).size, unclear: [...verdict.unclear], ...loss },
+      };
+    }
+    const lag = await lagOf(step, datastore, primary, candidateStatus, MAX_LAG_WAIT_MS);
     return {
       checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
-      summary: planned ? `primary ${primary}, candidate ${candidate}, lag ${lag.lagMs === null ? 'unknown' : formatDuration(lag.lagMs)}` : `primary ${primary} is down (${down.join('; ')}), candidate ${candidate}`,
-      facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: lag.lagMs, lagBytes: lag.lagBytes, downFacts: down },
+      summary: `primary ${primary}, candidate ${candidate}, lag ${lag.lagMs === null ? 'unknown' : formatDuration(lag.lagMs)}`,
+      facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: lag.lagMs, lagBytes: lag.lagBytes, downFacts: [] },
     };
   },
 };
 
-/** Forced: what independent observers say. Silence towards us alone is one fact: the fault may be ours. */
-async function downFacts(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<{ down: string[]; alive: string[] }> {
-  const down: string[] = [];
-  const alive: string[] = [];
+/** Forced: everybody who may know is asked; what it amounts to is decided by `judgePrimary`. */
+async function lookAtPrimary(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<DownVerdict> {
+  const worker = await workerSees(step, datastore, primary);
+  // Every standby is asked, and after the attempts: one needs a moment to notice that its stream ended.
+  const [standbys, host] = await Promise.all([
+    Promise.all(Object.keys(datastore.nodes).filter((name) => name !== primary).map((name) => standbySees(step, datastore, primary, name))),
+    hostWord(datastore.nodes[primary]!, candidate?.systemIdentifier ?? null, step.signal),
+  ]);
+  return judgePrimary({ primary, worker, standbys, host });
+}
+
+async function workerSees(step: StepRun, datastore: PostgresDatastore, primary: string): Promise<WorkerSaw> {
   const attempts = step.input['attempts'] as number;
   let last: NodeStatus | undefined;
   for (let attempt = 1; attempt <= attempts; attempt += 1) {
@@ -153,27 +179,33 @@ async function downFacts(step: StepRun, datastore: PostgresDatastore, primary: s
     if (last.reachable) break;
     if (attempt < attempts) await pause(300, step.signal);
   }
-  if (last?.reachable === true) alive.push(`${primary} answers to the worker${last.inRecovery === true ? ' (in recovery)' : ''}`);
-  else down.push(`no connection to ${primary} from the worker in ${attempts} attempts (${last?.error?.split('\n')[0] ?? 'no answer'})`);
-  const answers = last?.reachable === true;
-  // Every standby is asked, and after the attempts: one needs a moment to notice that its stream ended.
-  const witnesses = await Promise.all(Object.keys(datastore.nodes).filter((name) => name !== primary).map((name) => nodeStatus(step.context, datastore, name)));
-  for (const witness of witnesses) {
-    if (!witness.reachable || witness.inRecovery !== true) continue;
-    if (witness.receiverStatus !== 'streaming') {
-      if (witness.node === candidate?.node) down.push(`${witness.node} has lost its WAL stream`);
-    } else if ((witness.receiverSilentMs ?? 0) < SILENT_STREAM_MS) {
-      alive.push(`${witness.node} still streams from it (last message ${formatDuration(witness.receiverSilentMs ?? 0)} ago; after ${formatDuration(SILENT_STREAM_MS)} of silence it counts as lost)`);
-    } else down.push(`${witness.node} has heard nothing in its WAL stream for ${formatDuration(witness.receiverSilentMs ?? 0)}`);
+  const detail = last?.error?.split('\n')[0] ?? 'no answer';
+  const code = last?.errorCode ?? null;
+  if (last?.reachable !== true) {
+    // Class 08 is what a proxy in front of a server that is gone says.
+    if (code === null || code.startsWith('08')) return { how: 'silent', attempts, detail };
+    return code.startsWith('57P') ? { how: 'not-ready', detail } : { how: 'refuses', detail };
   }
-  const node = datastore.nodes[primary]!;
-  if (hasHostAccess(node)) {
-    const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
-    if (state === 'stopped') down.push(`its host says that no server runs in the data directory`);
-    // Running and silent to every attempt on its own host's word: hung. The fence stops it for sure before anything is promoted.
-    else if (state === 'running' && !answers) down.push(`its host says that the server runs, and it answers nobody`);
+  if (last.inRecovery === true) return { how: 'recovery' };
+  const fence = last.superuser ? await withNode(step.context, datastore, primary, readFence).catch(() => null) : null;
+  return fence !== null && fence.epoch === step.call.epoch && fence.inForce && fence.strangers.length === 0 ? { how: 'our-fence' } : { how: 'writable' };
+}
+
+async function standbySees(step: StepRun, datastore: PostgresDatastore, primary: string, name: string): Promise<StandbySaw> {
+  const status = await nodeStatus(step.context, datastore, name);
+  const asked = status.reachable && status.inRecovery === true;
+  const from = status.receiverHost === null || status.receiverPort === null ? null : nodeByServer(datastore, status.receiverHost, status.receiverPort);
+  const follows = from === primary || from === name ? null : from;
+  const node = datastore.nodes[name]!;
+  let probe: StandbySaw['probe'] = null;
+  if (asked && status.receiverStatus === null && hasHostAccess(node)) {
+    // The address it streams from, as it is seen from there; not ours.
+    const text = await withNode(step.context, datastore, name, async (client) => ((await client.query("select current_setting('primary_conninfo') as text")).rows[0] as { text: string }).text).catch(() => '');
+    const address = parseConninfo(text);
+    const host = address?.get('hostaddr') ?? address?.get('host');
+    if (host !== undefined && nodeByServer(datastore, host, Number(address?.get('port') ?? 5432)) === primary) probe = await readiness(node, { host, port: address?.get('port') ?? 5432 }, step.signal);
   }
-  return { down, alive };
+  return { node: name, asked, follows, receiver: status.receiverStatus, silentMs: status.receiverSilentMs, probe };
 }
 
 const checkpoint: StepDefinition = {
@@ -204,25 +236,27 @@ const readOnly: StepDefinition = {
   async guard(step) {
     if (optionalText(step, 'primary') === undefined) return guarded([]);
     const primary = nodeInput(step, 'primary');
-    const rights = await withNode(step.context, datastoreFor(step), primary, fenceRights);
+    const datastore = datastoreFor(step);
+    const [rights, application] = await Promise.all([withNode(step.context, datastore, primary, fenceRights), applicationRole(step, datastore)]);
     return guarded([
+      check('the application is not the administrator', application !== datastore.admin.username, `another role than ${datastore.admin.username}`, application ?? 'no endpoint secret', 'give the application a role of its own: the fence lets the administrator in'),
       check('right to fence', rights.superuser, 'the admin user is superuser (pg_hba.conf, ALTER SYSTEM, end sessions)', rights.superuser ? 'superuser' : 'not superuser', 'use a superuser as admin.username'),
       check('hba_file', rights.hbaFile !== '', 'a readable hba_file', rights.hbaFile === '' ? 'none' : rights.hbaFile),
       check('rules without errors', rights.hbaErrors === null, 'pg_hba_file_rules without errors', rights.hbaErrors ?? 'none', 'mend pg_hba.conf: with an error in it the server keeps its old rules'),
       check('no prepared transactions', rights.preparedTransactions === 0, '0', String(rights.preparedTransactions), 'commit or roll back what pg_prepared_xacts shows'),
-      check('no subscriptions', rights.subscriptions === 0, '0 running', String(rights.subscriptions), 'disable the subscriptions: they would go on writing'),
+      check('no subscriptions', rights.subscriptions === 0, '0 enabled', String(rights.subscriptions), 'disable the subscriptions: they would go on writing'),
     ]);
   },
   async apply(step) {
     const datastore = datastoreFor(step);
     const { client, target } = await openNode(step.context, datastore, nodeInput(step, 'primary'));
     try {
-      const refused = await refuseWrites(client, target, { epoch: step.call.epoch, execution: step.call.workflowId, timeoutMs: 10_000, nowMs: step.nowMs, signal: step.signal });
+      const refused = await refuseWrites(client, target, refuseOptions(step, datastore.nodes[nodeInput(step, 'primary')]!, 10_000));
       return {
         outcome: 'changed',
-        summary: `writes refused, ${refused.sessionsEnded} session(s) ended, WAL position ${refused.lsn}`,
+        summary: `writes refused, ${refused.sessionsEnded} session(s) ended, WAL position ${refused.lsn}${refused.preparedTransactions === 0 ? '' : `, ${refused.preparedTransactions} prepared transaction(s) left, which wait on the new primary too`}${refused.limits.length === 0 ? '' : `; not held: ${refused.limits.join('; ')}`}`,
         after: { lsn: refused.lsn, epoch: step.call.epoch },
-        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, parts: { ...refused.parts } },
+        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, limits: [...refused.limits], parts: { ...refused.parts } },
       };
     } finally {
       await client.end().catch(() => {});
@@ -237,7 +271,8 @@ const readOnly: StepDefinition = {
     return {
       checks: [
         check('fence epoch', fence.epoch === step.call.epoch, String(step.call.epoch), String(fence.epoch)),
-        check('rules in force', fence.inForce, 'pg_hba.conf loaded, no errors', fence.inForce ? 'loaded' : 'not loaded'),
+        check('rules in force', fence.inForce, 'the fence whole and first in pg_hba.conf, loaded, no errors', fence.inForce ? 'in force' : 'changed, or not loaded'),
+        check('nobody inside', fence.strangers.length === 0, 'no session of others, no transaction that writes', fence.strangers.join(', ') || 'none'),
       ],
       summary: 'only the administrator is let in',
     };
@@ -257,10 +292,7 @@ const readOnly: StepDefinition = {
     try {
       const fence = await readFence(client);
       if (fence.epoch === null && !fence.readOnlyDefault) return { outcome: 'already-satisfied', summary: 'writes are allowed' };
-      if (fence.epoch !== null && fence.epoch !== step.call.epoch) {
-        throw new HoldfastError('foreign-fence', `${primary} carries the fence of epoch ${fence.epoch}, not ours (${step.call.epoch})`, { next: 'another execution fenced it: look at `holdfast audit`' });
-      }
-      await allowWrites(client, target, { timeoutMs: 10_000, nowMs: step.nowMs });
+      await allowWrites(client, target, { epoch: step.call.epoch, timeoutMs: 10_000, nowMs: step.nowMs });
       return { outcome: 'changed', summary: `writes are allowed on ${primary} again`, after: { ...(await readFence(client)) } as Json };
     } finally {
       await client.end().catch(() => {});
@@ -268,14 +300,22 @@ const readOnly: StepDefinition = {
   },
 };
 
+function refuseOptions(step: StepRun, node: NodeConfig, timeoutMs: number): RefuseOptions {
+  const endProcess = hasHostAccess(node) ? async (pid: number): Promise<void> => void (await runOnNode(node, [nodeTool(node, 'pg_ctl'), 'kill', 'TERM', String(pid)], { allowFailure: true, signal: step.signal })) : undefined;
+  return { epoch: step.call.epoch, execution: step.call.workflowId, timeoutMs, nowMs: step.nowMs, signal: step.signal, ...(endProcess === undefined ? {} : { endProcess }) };
+}
+
+/** Who the application logs in as; null without an endpoint. */
+async function applicationRole(step: StepRun, datastore: PostgresDatastore): Promise<string | null> {
+  return datastore.endpoint === undefined ? null : (await readEndpoint(step.context, datastore.endpoint.secret)).user;
+}
+
 const fence: StepDefinition = {
   async inspect(step) {
-    const name = nodeInput(step, 'node');
-    const { holds, how } = await fenceHolds(step, name, true);
-    // One that was cut off before it stopped the server is not done: a primary that runs still lets the administrator write.
-    const status = holds && hasHostAccess(datastoreFor(step).nodes[name]!) ? await nodeStatus(step.context, datastoreFor(step), name) : null;
-    const runs = status?.reachable === true && status.inRecovery === false;
-    return { satisfied: holds && !runs, summary: runs ? `${how}, and still runs as a primary` : how };
+    const { holds, how, limits } = await fenceHolds(step, nodeInput(step, 'node'), true);
+    // One that runs and could be stopped is not fenced for good yet, also when a try before was cut off in between.
+    const more = limits.length > 0 && hasHostAccess(datastoreFor(step).nodes[nodeInput(step, 'node')]!);
+    return { satisfied: holds && !more, summary: withLimits(how, limits) };
   },
   async guard(step) {
     const name = optionalText(step, 'node');
@@ -285,7 +325,8 @@ const fence: StepDefinition = {
     const ways: string[] = [];
     if (node.fence !== undefined) ways.push('fence command');
     if (hasHostAccess(node) && (await hostState(node, step.signal).catch(() => 'unknown')) !== 'unknown') ways.push('its host');
-    if ((await nodeStatus(step.context, datastore, name)).reachable) ways.push('SQL');
+    // The fence by SQL lets the administrator in; it holds nobody who is called the same.
+    if ((await nodeStatus(step.context, datastore, name)).reachable && (await applicationRole(step, datastore)) !== datastore.admin.username) ways.push('SQL');
     const provable = ways.includes('its host') || ways.includes('SQL') || node.fence?.verify !== undefined;
     return guarded([
       check('the fence can be proved', ways.length === 0 || provable, 'fence.verify, or a host or server that can be asked', provable ? 'yes' : 'only fence.command, whose effect nobody can see', `configure datastores.*.nodes.${name}.fence.verify`),
@@ -307,68 +348,120 @@ const fence: StepDefinition = {
       try {
         const { client, target } = await openNode(step.context, datastore, name);
         try {
-          await refuseWrites(client, target, { epoch: step.call.epoch, execution: step.call.workflowId, timeoutMs: 15_000, nowMs: step.nowMs, signal: step.signal });
+          await refuseWrites(client, target, refuseOptions(step, node, 15_000));
           await leaveStandbySignal(client);
           methods.push('pg_hba.conf and standby.signal by SQL');
         } finally {
           await client.end().catch(() => {});
         }
-        if (hasHostAccess(node)) {
-          // Running, it would still take a write from the recovery administrator, and go on making WAL of its own.
-          await stopOnHost(node, 'fast', step.signal);
-          methods.push('server stopped on its host');
-        }
+        // What it has goes to whoever still streams from it; the host makes sure below.
+        if (hasHostAccess(node)) await stopOnHost(node, 'fast', step.signal);
       } catch (error) {
+        if (error instanceof HoldfastError && error.code === 'stale-epoch') throw error;
         problems.push(messageOf(error));
       }
-    } else if (hasHostAccess(node)) {
+    }
+    if (hasHostAccess(node)) {
       try {
-        // The signal first: whatever happens to the stop, no later start is writable.
-        await runOnNode(node, ['touch', `${node.dataDirectory}/standby.signal`], { signal: step.signal });
-        await stopOnHost(node, 'immediate', step.signal);
-        methods.push('server stopped and standby.signal left on its host');
+        methods.push(await fenceOnHost(step, node, datastore.admin.username));
       } catch (error) {
+        if (error instanceof HoldfastError && error.code === 'stale-epoch') throw error;
         problems.push(messageOf(error));
       }
     }
     if (methods.length === 0) {
       throw new HoldfastError('not-fenced', `${name} could not be fenced: ${problems.join('; ') || 'no way to reach it is configured'}`, { next: `stop it by hand and keep it down, or configure nodes.${name}.fence.command`, retryable: problems.length > 0 });
     }
-    return { outcome: 'changed', summary: `${name} fenced: ${methods.join(', ')}`, after: { methods }, facts: { methods } };
+    return { outcome: 'changed', summary: `${name} fenced: ${methods.join(', ')}${problems.length === 0 ? '' : `; what did not succeed: ${problems.join('; ')}`}`, after: { methods }, facts: { methods, problems } };
   },
   async verify(step) {
     const name = nodeInput(step, 'node');
-    const { holds, how } = await fenceHolds(step, name, true);
-    return { checks: [check('fence', holds, `${name} takes no write, also after a restart`, how, 'fence it by hand now')], summary: how };
+    const { holds, how, limits } = await fenceHolds(step, name, true);
+    return { checks: [check('fence', holds, `${name} takes no write, also after a restart`, how, 'fence it by hand now')], summary: withLimits(how, limits), facts: { limits } };
   },
 };
 
+/**
+ * On its host, whoever else reaches it: standby.signal, so that it starts in recovery; stopped; the fence in its rules, so that it
+ * lets nobody in either when somebody takes one of the two away.
+ */
+async function fenceOnHost(step: StepRun, node: NodeConfig & { dataDirectory: string }, admin: string): Promise<string> {
+  const rules = await hostRules(node, step.signal);
+  if (rules !== null) refuseStale(rules.text, step.call.epoch, node);
+  // The signal first: whatever happens to the stop, no later start is writable.
+  const signal = `${node.dataDirectory}/standby.signal`;
+  await runOnNode(node, ['touch', signal], { signal: step.signal });
+  await stopOnHost(node, 'immediate', step.signal);
+  if (rules !== null) await runOnNode(node, ['tee', rules.file], { input: withFence(rules.text, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), signal: step.signal });
+  // A power cut right after must not take them back.
+  await runOnNode(node, ['sync', signal, node.dataDirectory, ...(rules === null ? [] : [rules.file])], { allowFailure: true, signal: step.signal });
+  return `server stopped and standby.signal${rules === null ? '' : ' and pg_hba.conf'} left on its host`;
+}
+
+interface Held {
+  readonly holds: boolean;
+  readonly how: string;
+  /** What would get past it all the same; said, because nothing here can prevent it. */
+  readonly limits: string[];
+}
+
+function withLimits(how: string, limits: readonly string[]): string {
+  return limits.length === 0 ? how : `${how}; NOT held: ${limits.join('; ')}`;
+}
+
 /** Why a node takes no write. `afterRestart`: it must hold through a restart too. */
-async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): Promise<{ holds: boolean; how: string }> {
+async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): Promise<Held> {
   const datastore = datastoreFor(step);
   const node = datastore.nodes[name]!;
   const status = await nodeStatus(step.context, datastore, name);
   if (status.reachable) {
-    if (status.inRecovery === true) return { holds: true, how: `${name} is in recovery` };
-    const seen = await withNode(step.context, datastore, name, readFence);
-    const refusing = seen.epoch !== null && seen.inForce;
+    if (!status.superuser) return { holds: status.inRecovery === true && !afterRestart, how: `${name} is ${status.inRecovery === true ? '' : 'not '}in recovery; more cannot be seen without a superuser`, limits: [] };
+    const [seen, entered] = await Promise.all([withNode(step.context, datastore, name, readFence), status.inRecovery === true ? null : applicationEnters(step, datastore, name)]);
+    if (status.inRecovery === true) {
+      // A recovery that no standby.signal holds ends by itself.
+      return { holds: seen.standbySignal, how: `${name} is in recovery${seen.standbySignal ? '' : ' without standby.signal: it ends that by itself or at the next start'}`, limits: [`whoever promotes ${name} by hand or by another tool`] };
+    }
+    const refusing = seen.epoch !== null && seen.inForce && seen.strangers.length === 0 && entered === null;
+    const why = entered !== null ? entered : seen.epoch === null ? 'not fenced' : !seen.inForce ? 'its fence was changed or is not loaded' : `others are inside: ${seen.strangers.join(', ')}`;
     return {
       holds: refusing && (!afterRestart || seen.standbySignal),
-      how: refusing ? `${name} lets only the administrator in (epoch ${seen.epoch})${seen.standbySignal ? ' and starts in recovery' : ''}` : `${name} is not in recovery and ${seen.epoch === null ? 'not fenced' : 'its fence is not in force'}`,
+      how: refusing ? `${name} lets only the administrator in (epoch ${seen.epoch})${seen.standbySignal ? ' and starts in recovery' : ''}` : `${name} is not in recovery and ${why}`,
+      limits: refusing ? [`it runs: whoever has the password of ${datastore.admin.username} can write to it, and whoever rewrites its pg_hba.conf and reloads opens it`] : [],
     };
   }
   if (node.fence?.verify !== undefined) {
     const answer = await runChild(node.fence.verify, { env: { HOLDFAST_NODE: name, HOLDFAST_EPOCH: String(step.call.epoch) }, allowFailure: true, signal: step.signal });
-    if (answer.code === 0) return { holds: true, how: `the fence command's verification says that ${name} is fenced` };
-    return { holds: false, how: `the fence command's verification exited with ${answer.code}` };
+    if (answer.code === 0) return { holds: true, how: `the fence command's verification says that ${name} is fenced`, limits: [] };
+    return { holds: false, how: `the fence command's verification exited with ${answer.code}`, limits: [] };
   }
   if (hasHostAccess(node)) {
     const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
     const signal = await runOnNode(node, ['test', '-e', `${node.dataDirectory}/standby.signal`], { allowFailure: true, signal: step.signal }).catch(() => null);
     const left = signal?.code === 0;
-    return { holds: state === 'stopped' && (left || !afterRestart), how: `its host says: server ${state}, standby.signal ${left ? 'there' : 'missing'}` };
+    const rules = await hostRules(node, step.signal).catch(() => null);
+    const whole = rules !== null && fenceWhole(rules.text, datastore.admin.username);
+    return {
+      // Its rules alone would hold too; where they can be read they must, so that neither alone decides.
+      holds: state === 'stopped' && (!afterRestart || (left && (rules === null || whole))),
+      how: `its host says: server ${state}, standby.signal ${left ? 'there' : 'missing'}, pg_hba.conf ${rules === null ? 'not found' : whole ? `fenced (epoch ${fenceEpoch(rules.text)})` : 'not fenced'}`,
+      limits: [],
+    };
   }
-  return { holds: !afterRestart, how: `${name} does not answer (${status.error?.split('\n')[0] ?? ''})` };
+  return { holds: !afterRestart, how: `${name} does not answer (${status.error?.split('\n')[0] ?? ''})`, limits: [`nobody can be asked whether ${name} runs: if only the worker cannot reach it, what was put in its pg_hba.conf is all that holds it`] };
+}
+
+/** The application's own login is tried: null when it is turned away or cannot write, else what it could do. */
+async function applicationEnters(step: StepRun, datastore: PostgresDatastore, name: string): Promise<string | null> {
+  if (datastore.endpoint === undefined) return null;
+  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+  const { host, port } = datastore.nodes[name]!;
+  try {
+    const client = await connectPostgres({ ...endpoint, host, port, sslmode: datastore.admin.sslmode, sslrootcert: datastore.admin.sslrootcert }, { applicationName: 'holdfast-verify', connectTimeoutMs: 3000, queryTimeoutMs: 3000 });
+    await client.end().catch(() => {});
+    return `lets the application in (as ${endpoint.user})`;
+  } catch {
+    return null;
+  }
 }
 
 async function hostStopped(step: StepRun, name: string): Promise<boolean> {
@@ -428,9 +521,10 @@ async function beforePromotion(step: StepRun, candidate: string): Promise<Client
       // Between the last look and now someone may have let writes in again.
       step.call.mode === 'planned' ? withNode(step.context, datastore, nodeInput(step, 'primary'), readFence) : null,
     ]);
-    if (seen !== null && seen.epoch !== step.call.epoch) {
+    if (seen !== null && (seen.epoch !== step.call.epoch || !seen.inForce || seen.strangers.length > 0)) {
       await client.end().catch(() => {});
-      throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not carry our fence (epoch ${step.call.epoch}, found ${seen.epoch})`);
+      const found = seen.epoch !== step.call.epoch ? `found ${seen.epoch}` : !seen.inForce ? 'changed, or not loaded' : `others are inside: ${seen.strangers.join(', ')}`;
+      throw new HoldfastError('primary-not-refusing', `${nodeInput(step, 'primary')} does not hold our fence (epoch ${step.call.epoch}; ${found})`);
     }
     return client;
   } catch (error) {
@@ -496,8 +590,8 @@ const promote: StepDefinition = {
 const verifyFence: StepDefinition = {
   async verify(step) {
     const name = nodeInput(step, 'node');
-    const { holds, how } = await fenceHolds(step, name, false);
-    return { checks: [check('old primary takes no write', holds, `${name} down, in recovery, or refusing`, how, 'fence it by hand at once')], summary: how, facts: { how } };
+    const { holds, how, limits } = await fenceHolds(step, name, false);
+    return { checks: [check('old primary takes no write', holds, `${name} down, in recovery, or refusing`, how, 'fence it by hand at once')], summary: withLimits(how, limits), facts: { how, limits } };
   },
 };
 

@@ -4,34 +4,49 @@ import { connectPostgres, type PostgresTarget } from './postgres.ts';
 
 const BEGIN = '# BEGIN HOLDFAST FENCE';
 const END = '# END HOLDFAST FENCE';
+const NOTE = '# Writes are refused: only the recovery administrator and replication are let in. Remove this block and reload to lift it by hand.';
+/** At the end of each rule of the fence: it is known as ours even when somebody removed the lines around it. */
+const MARK = ' # holdfast fence';
+
+/** The rules themselves. md5 as a method accepts SCRAM verifiers too and is thus right for either password encryption. */
+function fenceRules(admin: string): string[] {
+  const quoted = `"${admin.replaceAll('"', '""')}"`;
+  return [`local all ${quoted} md5`, `host all ${quoted} all md5`, 'local all all reject', 'host all all all reject'];
+}
+
 /**
  * Refusing writes by pg_hba.conf: survives a restart, is not replicated to the standby (as ALTER ROLE and ALTER DATABASE
  * would be), and no session can switch it off (as it can default_transaction_read_only). Replication connections pass,
  * since `all` does not match `replication`. Source: PostgreSQL documentation, 21.1 "The pg_hba.conf File".
  */
 export function withFence(hba: string, options: { admin: string; epoch: number; execution: string }): string {
-  const admin = `"${options.admin.replaceAll('"', '""')}"`;
-  // md5 as a method accepts SCRAM verifiers too and is thus right for either password encryption.
   const block = [
     `${BEGIN} epoch=${options.epoch} execution=${options.execution.replaceAll(/[^\w./:-]/g, '_')}`,
-    '# Writes are refused: only the recovery administrator and replication are let in. Remove this block and reload to lift it by hand.',
-    `local all ${admin} md5`,
-    `host all ${admin} all md5`,
-    'local all all reject',
-    'host all all all reject',
+    NOTE,
+    ...fenceRules(options.admin).map((rule) => `${rule}${MARK}`),
     END,
   ];
   return `${block.join('\n')}\n${withoutFence(hba)}`;
 }
 
-/** The rules without the fence. Also mends a block whose end is missing: the fence's own lines are recognised one by one. */
+/** The rules without the fence, whatever is left of it: its lines are known one by one, so that a lost END takes nobody else's rules along. */
 export function withoutFence(hba: string): string {
   const kept: string[] = [];
   let inside = false;
   for (const line of hba.split('\n')) {
-    if (line.startsWith(BEGIN)) inside = true;
-    else if (line.startsWith(END)) inside = false;
-    else if (!inside) kept.push(line);
+    if (line.startsWith(BEGIN)) {
+      inside = true;
+      continue;
+    }
+    if (line.startsWith(END)) {
+      inside = false;
+      continue;
+    }
+    if (line.endsWith(MARK) || line === NOTE) continue;
+    // A fence of an earlier version has no marks.
+    if (inside && (line.startsWith('# Writes are refused:') || /^(local all|host all) ("(?:[^"]|"")*"( all)? md5|all( all)? reject)$/.test(line))) continue;
+    inside = false;
+    kept.push(line);
   }
   return kept.join('\n');
 }
@@ -42,13 +57,21 @@ export function fenceEpoch(hba: string): number | null {
   return match === null ? null : Number(match[1]);
 }
 
+/** The fence's rules are the first of all, and all there: the first rule that fits decides, so one line above them opens it. */
+export function fenceWhole(hba: string, admin: string): boolean {
+  const rules = hba.split('\n').map((line) => line.replace(/#.*$/, '').trim()).filter((line) => line !== '');
+  return fenceRules(admin).every((rule, index) => rules[index] === rule);
+}
+
 export interface FenceView {
   readonly epoch: number | null;
   readonly readOnlyDefault: boolean;
   /** Client sessions other than our own. */
   readonly sessions: number;
+  /** Sessions of others than the administrator, and whatever else holds a transaction that writes. */
+  readonly strangers: readonly string[];
   readonly standbySignal: boolean;
-  /** The server has loaded the rules as they are written now, without an error in them. */
+  /** The fence is whole and comes first, and the server has loaded the rules as they are written now, without an error in them. */
   readonly inForce: boolean;
 }
 
@@ -56,34 +79,50 @@ export interface FenceView {
 export async function readFence(client: Client): Promise<FenceView> {
   const row = (
     await client.query(`
-      select pg_read_file(current_setting('hba_file')) as hba,
+      select pg_read_file(current_setting('hba_file')) as hba, session_user::text as admin,
              pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification
-               and not exists (select from pg_hba_file_rules where error is not null) as in_force,
+               and not exists (select from pg_hba_file_rules where error is not null) as loaded,
              exists (select from pg_file_settings where name = 'default_transaction_read_only' and setting in ('on','true','yes','1') and sourcefile like '%postgresql.auto.conf') as file_ro,
              (select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid())::int as sessions,
+             (select coalesce(array_agg(format('pid %s (%s)', pid, coalesce(usename, backend_type))), '{}') from pg_stat_activity
+              where pid <> pg_backend_pid() and ((backend_type = 'client backend' and usename is distinct from session_user)
+                or (backend_xid is not null and backend_type not in ('client backend', 'autovacuum worker')))) as strangers,
              (pg_stat_file('standby.signal', true)).size is not null as standby_signal`)
-  ).rows[0] as { hba: string; in_force: boolean; file_ro: boolean; sessions: number; standby_signal: boolean };
-  return { epoch: fenceEpoch(row.hba), readOnlyDefault: row.file_ro, sessions: row.sessions, standbySignal: row.standby_signal, inForce: row.in_force };
+  ).rows[0] as { hba: string; admin: string; loaded: boolean; file_ro: boolean; sessions: number; strangers: string[]; standby_signal: boolean };
+  return { epoch: fenceEpoch(row.hba), readOnlyDefault: row.file_ro, sessions: row.sessions, strangers: row.strangers, standbySignal: row.standby_signal, inForce: row.loaded && fenceWhole(row.hba, row.admin) };
 }
 
 export interface Refused {
   readonly lsn: string;
   readonly refusedFromMs: number;
   readonly sessionsEnded: number;
+  /** Prepared transactions that are left. They are part of the WAL up to `lsn`, so they wait on the new primary too. */
+  readonly preparedTransactions: number;
+  /** What the fence cannot know or hold on a server that runs. */
+  readonly limits: readonly string[];
   /** Milliseconds by part, for the report. */
   readonly parts: Readonly<Record<string, number>>;
 }
 
+export interface RefuseOptions {
+  readonly epoch: number;
+  readonly execution: string;
+  readonly timeoutMs: number;
+  readonly nowMs: () => number;
+  readonly signal?: AbortSignal;
+  /** Ends a server process on its host: a connection that has not yet sent who it is cannot be ended by SQL. */
+  readonly endProcess?: (pid: number) => Promise<void>;
+}
+
+/** Known to write nothing that a session, a subscription or a job asked for. */
+const HARMLESS = ['client backend', 'parallel worker', 'autovacuum launcher', 'autovacuum worker', 'logical replication launcher', 'background writer', 'checkpointer', 'walwriter', 'walsender', 'walreceiver', 'archiver', 'startup', 'walsummarizer', 'io worker', 'slotsync worker'];
+
 /**
  * Let nobody in but the administrator and replication, end every session, and return the WAL position after the last
  * acknowledged write, flushed. Idempotent. Writes are refused from `refusedFromMs` (worker clock).
- * @throws HoldfastError `sessions-remain` when a session cannot be ended in time
+ * @throws HoldfastError `sessions-remain` when a session cannot be ended in time, `stale-epoch` when a newer execution fenced it
  */
-export async function refuseWrites(
-  client: Client,
-  target: PostgresTarget,
-  options: { epoch: number; execution: string; timeoutMs: number; nowMs: () => number; signal?: AbortSignal },
-): Promise<Refused> {
+export async function refuseWrites(client: Client, target: PostgresTarget, options: RefuseOptions): Promise<Refused> {
   const parts: Record<string, number> = {};
   let mark = options.nowMs();
   const lap = (name: string): void => {
@@ -91,7 +130,9 @@ export async function refuseWrites(
     mark = options.nowMs();
   };
   const deadline = options.nowMs() + options.timeoutMs;
+  await lockRules(client, true);
   const hba = await readServerFile(client, 'hba_file');
+  refuseStale(hba, options.epoch, target);
   const fenced = withFence(hba, { admin: target.user, epoch: options.epoch, execution: options.execution });
   await client.query('alter system set default_transaction_read_only = on');
   const hbaFile = await settingOf(client, 'hba_file');
@@ -99,8 +140,9 @@ export async function refuseWrites(
   lap('rulesWritten');
   // Nothing is refused before the server loads the rules.
   const refusedFromMs = options.nowMs();
+  let firstUnderRules: number | null = null;
   try {
-    await reload(client, target, deadline, options.nowMs, options.signal);
+    firstUnderRules = await reload(client, target, deadline, options.nowMs, options.signal);
   } catch (error) {
     if (!(error instanceof HoldfastError) || error.code !== 'locked-out') throw error;
     // We would shut ourselves out: through the session that is still open everything goes back as it was.
@@ -110,18 +152,33 @@ export async function refuseWrites(
     throw error;
   }
   lap('rulesInForce');
+  const limits: string[] = [];
+  if (firstUnderRules === null) limits.push('connections that were logging in when the rules were loaded could not be looked for (no /proc)');
   let sessionsEnded = 0;
+  let looks = 0;
   for (;;) {
+    // First the connections that are not sessions yet, then the sessions: what becomes one in between is seen as one.
+    const logins = firstUnderRules === null ? [] : await loginsUnderWay(client, firstUnderRules);
     const rows = (
       await client.query(`
-        select pid, pg_terminate_backend(pid) as told, coalesce(usename, '') as who, coalesce(application_name, '') as application
-        from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()`)
+        select pid, pg_terminate_backend(pid) as told, coalesce(usename, backend_type) as who, coalesce(application_name, '') as application
+        from pg_stat_activity
+        where pid <> pg_backend_pid() and (backend_type = 'client backend' or (backend_xid is not null and backend_type not in ('autovacuum worker', 'walsender')))`)
     ).rows as { pid: number; who: string; application: string }[];
-    if (rows.length === 0) break;
+    if (rows.length === 0 && logins.length === 0) break;
     sessionsEnded = Math.max(sessionsEnded, rows.length);
+    // A login takes some milliseconds and is then a session; one that dawdles is ended.
+    if (looks === 20) {
+      for (const login of logins) {
+        await client.query('select pg_terminate_backend($1)', [login]);
+        await options.endProcess?.(login);
+      }
+    }
+    looks += 1;
     options.signal?.throwIfAborted();
     if (options.nowMs() > deadline) {
-      throw new HoldfastError('sessions-remain', `${rows.length} session(s) on ${target.host}:${target.port} did not end: ${rows.slice(0, 5).map((row) => `pid ${row.pid} (${row.who} ${row.application})`).join(', ')}`, {
+      const found = [...rows.slice(0, 5).map((row) => `pid ${row.pid} (${row.who} ${row.application})`), ...logins.slice(0, 5).map((login) => `pid ${login} (connected under the rules before and still logging in)`)];
+      throw new HoldfastError('sessions-remain', `${rows.length + logins.length} session(s) on ${target.host}:${target.port} did not end: ${found.join(', ')}`, {
         next: 'look at these backends on the server; the step lifts read-only again',
         retryable: true,
       });
@@ -129,6 +186,16 @@ export async function refuseWrites(
     await pause(2);
   }
   lap('sessionsEnded');
+  const left = (
+    await client.query(
+      `select (select count(*) from pg_prepared_xacts)::int as prepared, (select count(*) from pg_subscription where subenabled)::int as subscriptions,
+              (select coalesce(array_agg(distinct backend_type), '{}') from pg_stat_activity where backend_type <> all($1::text[])) as workers`,
+      [HARMLESS],
+    )
+  ).rows[0] as { prepared: number; subscriptions: number; workers: string[] };
+  // What a subscription applies asks neither pg_hba.conf nor read-only.
+  if (left.subscriptions > 0) throw new HoldfastError('writers-remain', `${left.subscriptions} enabled subscription(s) on ${target.host}:${target.port} go on writing whatever is refused`, { next: 'alter subscription ... disable, then start again; the step lifts read-only again', retryable: false });
+  if (left.workers.length > 0) limits.push(`background workers of the server run beside sessions (${left.workers.join(', ')}): read-only is only their default`);
   // A commit of our own flushes whatever was acknowledged before it was on disk (synchronous_commit = off).
   await client.query('begin read write');
   await client.query("select pg_logical_emit_message(true, 'holdfast', $1)", [`read-only epoch ${options.epoch}`]);
@@ -136,41 +203,109 @@ export async function refuseWrites(
   await client.query('commit');
   const lsn = ((await client.query('select pg_current_wal_flush_lsn()::text as lsn')).rows[0] as { lsn: string }).lsn;
   lap('walPosition');
-  return { lsn, refusedFromMs, sessionsEnded, parts };
+  return { lsn, refusedFromMs, sessionsEnded, preparedTransactions: left.prepared, limits, parts };
 }
 
-/** Let everybody in again. Idempotent. */
-export async function allowWrites(client: Client, target: PostgresTarget, options: { timeoutMs: number; nowMs: () => number }): Promise<void> {
+/** Let everybody in again, unless the fence is another execution's. Idempotent. */
+export async function allowWrites(client: Client, target: PostgresTarget, options: { epoch: number; timeoutMs: number; nowMs: () => number }): Promise<void> {
+  await lockRules(client, false);
   const hba = await readServerFile(client, 'hba_file');
+  const epoch = fenceEpoch(hba);
+  if (epoch !== null && epoch !== options.epoch) {
+    throw new HoldfastError('foreign-fence', `${target.host}:${target.port} carries the fence of epoch ${epoch}, not ours (${options.epoch})`, { next: 'another execution fenced it: look at `holdfast audit`' });
+  }
   const open = withoutFence(hba);
   if (open !== hba) await writeServerFile(client, await settingOf(client, 'hba_file'), open);
   await client.query('alter system reset default_transaction_read_only');
   await reload(client, target, options.nowMs() + options.timeoutMs, options.nowMs);
 }
 
+/**
+ * Two workers must not change the rules at once: one of them would not see the epoch of the other. Held until the session ends.
+ * `takeOver`: a holder that does not end, such as a worker that hangs, is ended; the epoch decides who is right.
+ */
+async function lockRules(client: Client, takeOver: boolean): Promise<void> {
+  await client.query("set lock_timeout = '2s'");
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await client.query("select pg_advisory_lock(hashtextextended('holdfast fence', 0))");
+      return;
+    } catch (error) {
+      if ((error as { code?: string }).code !== '55P03') throw error;
+      if (!takeOver || attempt === 2) throw new HoldfastError('rules-busy', 'another session of Holdfast is changing the rules of this server', { next: 'see who holds the advisory lock: pg_locks, pg_stat_activity', retryable: true, cause: error });
+      await client.query(`
+        select pg_terminate_backend(pid) from pg_locks
+        where locktype = 'advisory' and granted and pid <> pg_backend_pid() and ((classid::bigint << 32) | objid::bigint) = hashtextextended('holdfast fence', 0)`);
+    }
+  }
+}
+
+/** @throws HoldfastError `stale-epoch`: the node was fenced by a later execution, and whoever still holds an older epoch has no say */
+export function refuseStale(hba: string, epoch: number, target: { host: string; port: number }): void {
+  const found = fenceEpoch(hba);
+  if (found !== null && found > epoch) {
+    throw new HoldfastError('stale-epoch', `${target.host}:${target.port} carries the fence of epoch ${found}, which is later than ours (${epoch})`, { next: 'a later execution took over: this one must end; look at `holdfast audit`' });
+  }
+}
+
+/**
+ * Server processes that were begun under the rules before and are not in pg_stat_activity: they still read who the client is,
+ * or its password, decide by the rules they were born with, and would be sessions after the last one was ended. Up to version
+ * 17 only the operating system shows them.
+ */
+async function loginsUnderWay(client: Client, firstUnderRules: number): Promise<number[]> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      const rows = (
+        await client.query(
+          `
+          with process as (
+            select name::int as pid, regexp_split_to_array(substring(pg_read_file('/proc/' || name || '/stat', 0, 1024, true) from '\\) (.*)$'), ' ') as stat
+            from pg_ls_dir('/proc') as name where name ~ '^[0-9]+$')
+          select process.pid
+          from process cross join lateral (select encode(pg_read_binary_file('/proc/' || pid || '/cmdline', 0, 512, true), 'escape') as title) as shown
+          where stat[2]::int = split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int and stat[1] <> 'Z' and stat[20]::bigint <= $1
+            and (title ~ '\\[local\\]|\\([0-9]+\\)' or title !~ '^postgres: ')
+            and not exists (select from pg_stat_activity where pg_stat_activity.pid = process.pid)`,
+          [firstUnderRules],
+        )
+      ).rows as { pid: number }[];
+      return rows.map((row) => row.pid);
+    } catch (error) {
+      // A process that ended between its name and its file.
+      if (attempt === 20) throw error;
+    }
+  }
+}
+
 /** After a restart the server comes up in recovery: it cannot be written, whatever a session says. */
 export async function leaveStandbySignal(client: Client): Promise<void> {
   const directory = await settingOf(client, 'data_directory');
   await writeServerFile(client, `${directory}/standby.signal`, '');
+  // Replacing postgresql.auto.conf makes the directory durable, and with it the new name: else a power cut could take it back.
+  await client.query('alter system set default_transaction_read_only = on');
 }
 
 /**
  * Have the server read its files again, and know that it has: a backend inherits the postmaster's load time when it is
  * forked, so a new session with a later one was let in by the new rules. Works whatever language the server speaks and
  * whatever the other rules say.
+ * @returns when a process born under the new rules began, in the system's clock ticks; null where there is no /proc
  * @throws HoldfastError `locked-out` when the administrator is no longer let in, `rules-wrong` when pg_hba.conf has an error
  */
-async function reload(client: Client, target: PostgresTarget, deadlineMs: number, nowMs: () => number, signal?: AbortSignal): Promise<void> {
+async function reload(client: Client, target: PostgresTarget, deadlineMs: number, nowMs: () => number, signal?: AbortSignal): Promise<number | null> {
   const { before } = (await client.query('select clock_timestamp()::text as before')).rows[0] as { before: string };
   await client.query('select pg_reload_conf()');
   for (;;) {
     let loaded = false;
+    let began: string | null = null;
     try {
       const session = await connectPostgres(target, { applicationName: 'holdfast-step', connectTimeoutMs: 3000, queryTimeoutMs: 5000 });
       try {
-        const row = (await session.query("select pg_conf_load_time() >= $1::timestamptz as loaded, (select string_agg(format('line %s: %s', line_number, error), '; ') from pg_hba_file_rules where error is not null) as errors", [before])).rows[0] as { loaded: boolean; errors: string | null };
+        const row = (await session.query("select pg_conf_load_time() >= $1::timestamptz as loaded, (select string_agg(format('line %s: %s', line_number, error), '; ') from pg_hba_file_rules where error is not null) as errors, (regexp_split_to_array(substring(pg_read_file('/proc/self/stat', 0, 1024, true) from '\\) (.*)$'), ' '))[20] as began", [before])).rows[0] as { loaded: boolean; errors: string | null; began: string | null };
         if (row.errors !== null) throw new HoldfastError('rules-wrong', `pg_hba.conf of ${target.host}:${target.port} has errors, so the server keeps its old rules: ${row.errors}`, { next: 'mend pg_hba.conf, then start again' });
         loaded = row.loaded;
+        began = row.began;
       } finally {
         await session.end().catch(() => {});
       }
@@ -182,7 +317,7 @@ async function reload(client: Client, target: PostgresTarget, deadlineMs: number
       }
       if (!(error instanceof HoldfastError) || !error.retryable) throw error;
     }
-    if (loaded) return;
+    if (loaded) return began === null ? null : Number(began);
     signal?.throwIfAborted();
     if (nowMs() > deadlineMs) {
       throw new HoldfastError('rules-not-loaded', `${target.host}:${target.port} did not load the changed pg_hba.conf in time`, { next: 'look at the server log', retryable: true });
@@ -220,7 +355,7 @@ export async function fenceRights(client: Client): Promise<{ superuser: boolean;
       select (select rolsuper from pg_roles where rolname = current_user) as superuser, current_setting('hba_file', true) as hba_file,
              (select string_agg(format('line %s: %s', line_number, error), '; ') from pg_hba_file_rules where error is not null) as hba_errors,
              (select count(*) from pg_prepared_xacts)::int as prepared,
-             (select count(*) from pg_stat_subscription where pid is not null)::int as subscriptions`)
+             (select count(*) from pg_subscription where subenabled)::int as subscriptions`)
   ).rows[0] as { superuser: boolean; hba_file: string | null; hba_errors: string | null; prepared: number; subscriptions: number };
   return { superuser: row.superuser, hbaFile: row.hba_file ?? '', hbaErrors: row.hba_errors, preparedTransactions: row.prepared, subscriptions: row.subscriptions };
 }

@@ -2,6 +2,7 @@ import { posix } from 'node:path';
 import type { Client } from 'pg';
 import type { NodeConfig, PostgresDatastore } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
+import type { HostSaw } from '../model/primary-down.ts';
 import { runChild, type ChildOutput } from './child.ts';
 import type { Context } from './context.ts';
 import { adminTarget, connectPostgres, withPostgres, type PostgresTarget } from './postgres.ts';
@@ -12,6 +13,8 @@ export interface NodeStatus {
   readonly reachable: boolean;
   /** Why not, when it is not. */
   readonly error: string | null;
+  /** SQLSTATE of a server that answered and did not let us in, or let us go. */
+  readonly errorCode: string | null;
   readonly inRecovery: boolean | null;
   readonly systemIdentifier: string | null;
   readonly serverVersion: number | null;
@@ -28,6 +31,8 @@ export interface NodeStatus {
   readonly timeline: number | null;
   /** Milliseconds since the stream last said anything; null without a stream. */
   readonly receiverSilentMs: number | null;
+  /** How far the primary had got by the last message in the stream; null without one. */
+  readonly announcedLsn: string | null;
   /** Standbys that stream from this node. */
   readonly followers: number | null;
   readonly replayPaused: boolean | null;
@@ -51,6 +56,7 @@ select pg_is_in_recovery() as in_recovery,
        case when pg_is_in_recovery() then (select received_tli from pg_stat_wal_receiver)
             else ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int end as timeline,
        (select extract(epoch from clock_timestamp() - last_msg_receipt_time) * 1000 from pg_stat_wal_receiver) as receiver_silent_ms,
+       (select latest_end_lsn::text from pg_stat_wal_receiver) as announced,
        (select count(*) from pg_stat_replication where state = 'streaming')::int as followers,
        case when pg_is_in_recovery() then pg_is_wal_replay_paused() end as replay_paused,
        (select setting::bigint from pg_settings where name = 'recovery_min_apply_delay') as apply_delay_ms,
@@ -64,11 +70,17 @@ export async function nodeStatus(context: Context, datastore: PostgresDatastore,
     return await withNode(context, datastore, node, (client) => statusOf(client, node), { connectTimeoutMs, queryTimeoutMs: 5000 });
   } catch (error) {
     return {
-      node, reachable: false, error: messageOf(error), inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
-      lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, timeline: null, receiverSilentMs: null, followers: null, replayPaused: null, applyDelayMs: null,
+      node, reachable: false, error: messageOf(error), errorCode: sqlStateOf(error), inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
+      lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, timeline: null, receiverSilentMs: null, announcedLsn: null, followers: null, replayPaused: null, applyDelayMs: null,
       synchronousStandbyNames: '', readOnlyDefault: false, superuser: false,
     };
   }
+}
+
+/** SQLSTATE of what a server said; null when it said nothing (no connection, no answer in time). */
+function sqlStateOf(error: unknown): string | null {
+  const code = error instanceof HoldfastError ? error.context['sqlstate'] : (error as { code?: unknown }).code;
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
 export async function statusOf(client: Client, node: string): Promise<NodeStatus> {
@@ -77,6 +89,7 @@ export async function statusOf(client: Client, node: string): Promise<NodeStatus
     node,
     reachable: true,
     error: null,
+    errorCode: null,
     inRecovery: row['in_recovery'] as boolean,
     systemIdentifier: row['system_identifier'] as string,
     serverVersion: row['server_version'] as number,
@@ -89,6 +102,7 @@ export async function statusOf(client: Client, node: string): Promise<NodeStatus
     receiverPort: row['receiver_port'] as number | null,
     timeline: row['timeline'] as number | null,
     receiverSilentMs: row['receiver_silent_ms'] === null ? null : Number(row['receiver_silent_ms']),
+    announcedLsn: row['announced'] as string | null,
     followers: row['followers'] as number | null,
     replayPaused: row['replay_paused'] as boolean | null,
     applyDelayMs: row['apply_delay_ms'] === null ? null : Number(row['apply_delay_ms']),
@@ -169,7 +183,7 @@ export function nodeTool(node: NodeConfig, tool: string): string {
 /** `running`, `stopped`, or `unknown` when the host cannot be asked. Source: pg_ctl status exits with 0, 3, 4. */
 export async function hostState(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<'running' | 'stopped' | 'unknown'> {
   const answer = await runOnNode(node, [nodeTool(node, 'pg_ctl'), '-D', node.dataDirectory, 'status'], { allowFailure: true, signal });
-  if (answer.code === 0) return (await isZombie(node, signal)) ? 'stopped' : 'running';
+  if (answer.code === 0) return (await isOurs(node, signal)) ? 'running' : 'stopped';
   return answer.code === 3 ? 'stopped' : 'unknown';
 }
 
@@ -195,17 +209,66 @@ export async function controlData(node: NodeConfig & { dataDirectory: string }, 
   };
 }
 
-/** pg_ctl takes a dead postmaster for a running one until its parent has collected it, which in a container without an init never happens. */
-async function isZombie(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<boolean> {
+/**
+ * pg_ctl only asks whether the process of postmaster.pid is alive. After a reboot that number may belong to another server, which
+ * must not be stopped for this one; and a dead postmaster counts as alive until its parent has collected it, which in a container
+ * without an init never happens. Where there is no /proc, pg_ctl is believed.
+ */
+async function isOurs(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<boolean> {
   const pid = await postmasterPid(node, signal);
-  if (pid === null) return false;
+  if (pid === null) return true;
   const stat = await runOnNode(node, ['cat', `/proc/${pid}/stat`], { allowFailure: true, signal });
-  return /\) Z /.test(stat.stdout);
+  if (/\) Z /.test(stat.stdout)) return false;
+  // The postmaster works in its data directory.
+  const at = await runOnNode(node, ['readlink', '-f', `/proc/${pid}/cwd`, node.dataDirectory], { allowFailure: true, signal });
+  const [cwd, directory] = at.stdout.trim().split('\n');
+  return at.code !== 0 || directory === undefined || cwd === directory;
 }
 
 async function postmasterPid(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<string | null> {
-  const file = await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.pid')], { allowFailure: true, signal });
-  return /^(\d+)\n/.exec(file.stdout)?.[1] ?? null;
+  const pid = (await pidFile(node, signal))[0];
+  return pid !== undefined && /^\d+$/.test(pid) ? pid : null;
+}
+
+/** Lines of postmaster.pid. Source: PostgreSQL documentation, 73.1: pid, data directory, start time, port, socket directory, listen address, ... */
+async function pidFile(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<string[]> {
+  return (await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.pid')], { allowFailure: true, signal })).stdout.split('\n').map((line) => line.trim());
+}
+
+/** pg_isready as run on a node's host: does a server at this address take connections? null when that could not be asked. */
+export async function readiness(node: NodeConfig, address: { host: string; port: number | string }, signal?: AbortSignal): Promise<'accepts' | 'rejects' | 'silent' | null> {
+  const answer = await runOnNode(node, [nodeTool(node, 'pg_isready'), '-h', address.host, '-p', String(address.port), '-t', '3'], { allowFailure: true, signal }).catch(() => null);
+  return answer?.code === 0 ? 'accepts' : answer?.code === 1 ? 'rejects' : answer?.code === 2 ? 'silent' : null;
+}
+
+/** What the host of a primary says of it. `systemIdentifier`: of the cluster it should be; another one's files say nothing. */
+export async function hostWord(node: NodeConfig, systemIdentifier: string | null, signal?: AbortSignal): Promise<HostSaw> {
+  if (!hasHostAccess(node)) return { state: 'none' };
+  try {
+    const state = await hostState(node, signal);
+    if (state === 'unknown') return { state: 'unknown', detail: 'pg_ctl status gave no answer' };
+    const control = await controlData(node, signal);
+    if (control.systemIdentifier === null) return { state: 'unknown', detail: `no control file in ${node.dataDirectory}` };
+    if (systemIdentifier !== null && control.systemIdentifier !== systemIdentifier) return { state: 'other-cluster', detail: `${node.dataDirectory} holds the cluster ${control.systemIdentifier}, not ${systemIdentifier}` };
+    if (state === 'stopped') return { state: 'stopped' };
+    const [, , , port, socket, listen] = await pidFile(node, signal);
+    const host = socket !== undefined && socket !== '' ? socket : listen === '*' || listen === '0.0.0.0' ? '127.0.0.1' : listen;
+    if (host === undefined || host === '' || port === undefined) return { state: 'unknown', detail: 'postmaster.pid does not say where it listens' };
+    const word = await readiness(node, { host, port }, signal);
+    if (word === 'accepts' && control.state === 'in archive recovery') return { state: 'recovery' };
+    return word === null ? { state: 'unknown', detail: 'pg_isready could not be run' } : { state: word };
+  } catch (error) {
+    return { state: 'unknown', detail: messageOf(error).split('\n')[0]! };
+  }
+}
+
+/**
+ * The timeline of the newest WAL a standby has, whether it streams or not: a position is only worth comparing on one timeline.
+ * Needs a superuser or pg_monitor.
+ */
+export async function walTimeline(client: Client): Promise<number | null> {
+  const row = (await client.query("select greatest((select received_tli from pg_stat_wal_receiver), (select max(('x' || substr(name, 1, 8))::bit(32)::int) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$')) as timeline")).rows[0] as { timeline: number | null };
+  return row.timeline;
 }
 
 /** Stop the server on its host; not running is fine. `immediate` for what must not write another byte. */
@@ -241,6 +304,31 @@ export function nodeByAddress(datastore: PostgresDatastore, host: string, port: 
   for (const [name, node] of Object.entries(datastore.nodes)) {
     const address = applicationAddress(node);
     if (address.host === host && address.port === port) return name;
+  }
+  return null;
+}
+
+/** The node that a server's own address belongs to, as workers and standbys reach it. */
+export function nodeByServer(datastore: PostgresDatastore, host: string, port: number): string | null {
+  return Object.entries(datastore.nodes).find(([, node]) => node.host === host && node.port === port)?.[0] ?? nodeByAddress(datastore, host, port);
+}
+
+/** The rules of a server as its host has them, running or not: Debian keeps them outside the data directory. null when they are not found. */
+export async function hostRules(node: NodeConfig & { dataDirectory: string }, signal?: AbortSignal): Promise<{ file: string; text: string } | null> {
+  // How it was started last, options and all. Source: PostgreSQL documentation, 73.1, postmaster.opts.
+  const opts = (await runOnNode(node, ['cat', posix.join(node.dataDirectory, 'postmaster.opts')], { allowFailure: true, signal })).stdout.trim();
+  const program = /^\S+/.exec(opts)?.[0];
+  const files: string[] = [];
+  if (program !== undefined) {
+    const given = [...opts.matchAll(/"([^"]*)"/g)].map((match) => match[1]!);
+    const at = given.some((argument) => argument.startsWith('-D')) ? [] : ['-D', node.dataDirectory];
+    const asked = await runOnNode(node, [program, ...at, ...given, '-C', 'hba_file'], { allowFailure: true, signal });
+    const file = asked.stdout.trim().split('\n').at(-1) ?? '';
+    if (asked.code === 0 && file.startsWith('/')) files.push(file);
+  }
+  for (const file of [...files, posix.join(node.dataDirectory, 'pg_hba.conf')]) {
+    const text = await runOnNode(node, ['cat', file], { allowFailure: true, signal });
+    if (text.code === 0) return { file, text: text.stdout };
   }
   return null;
 }
