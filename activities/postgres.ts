@@ -52,10 +52,14 @@ async function findRoles(step: StepRun): Promise<Roles> {
   // Positions of different timelines do not compare: a standby that was left behind on an old one may show the larger number.
   const timelines = new Map(await Promise.all(standbys.map(async (status) => [status.node, status.superuser ? ((await withNode(step.context, datastore, status.node, walTimeline).catch(() => null)) ?? 0) : 0] as const)));
   const timeline = (status: NodeStatus): number => timelines.get(status.node)!;
-  const has = (status: NodeStatus): bigint => [status.receivedLsn, status.replayedLsn].reduce((most, lsn) => (lsn !== null && lsnValue(lsn) > most ? lsnValue(lsn) : most), 0n);
-  standbys.sort((a, b) => timeline(b) - timeline(a) || (has(b) > has(a) ? 1 : has(b) < has(a) ? -1 : 0));
+  standbys.sort((a, b) => timeline(b) - timeline(a) || (furthest(b) > furthest(a) ? 1 : furthest(b) < furthest(a) ? -1 : 0));
   const candidate = given ?? standbys[0]?.node ?? null;
   return { primary, candidate, statuses: byName, timelines };
+}
+
+/** How far a standby got: what it received counts, also what it has not replayed yet. */
+function furthest(status: NodeStatus): bigint {
+  return [status.receivedLsn, status.replayedLsn].reduce((most, lsn) => (lsn !== null && lsnValue(lsn) > most ? lsnValue(lsn) : most), 0n);
 }
 
 /** What must hold of the node that is to be promoted, in either mode. */
@@ -127,7 +131,10 @@ const health: StepDefinition = {
     }
     checks.push(...(await candidateChecks(step, candidateStatus, candidate)));
     if (candidate !== null) {
-      const newest = Math.max(...timelines.values());
+      // The host of a primary that is down still knows its timeline, or the one before until its first checkpoint.
+      const host = datastore.nodes[primary]!;
+      const control = hasHostAccess(host) ? await controlData(host, step.signal).catch(() => null) : null;
+      const newest = Math.max(...timelines.values(), control?.systemIdentifier === candidateStatus?.systemIdentifier ? (control?.timeline ?? 0) : 0);
       const own = timelines.get(candidate) ?? 0;
       checks.push(check('candidate is on the newest timeline', own === newest, `timeline ${newest}`, `timeline ${own}`, `${candidate} was left behind by an earlier failover: rebuild it, or leave the parameter candidate out`));
     }
@@ -136,7 +143,7 @@ const health: StepDefinition = {
   },
   async verify(step) {
     const datastore = datastoreFor(step);
-    const { primary, candidate, statuses } = await findRoles(step);
+    const { primary, candidate, statuses, timelines } = await findRoles(step);
     if (candidate === null) throw new HoldfastError('candidate-missing', 'no candidate is left', { retryable: false });
     const candidateStatus = statuses.get(candidate)!;
     const planned = step.call.mode === 'planned';
@@ -145,9 +152,10 @@ const health: StepDefinition = {
       const announced = candidateStatus.announcedLsn !== null && candidateStatus.receivedLsn !== null ? Number(lsnDifference(candidateStatus.receivedLsn, candidateStatus.announcedLsn)) : null;
       const loss = lossBound({ silentMs: candidateStatus.receiverSilentMs, announcedBytes: announced, replayAgeMs: candidateStatus.replayAgeMs });
       const downFacts = verdict.facts.map((fact) => fact.says);
+      const more = [...statuses.values()].filter((status) => status.node !== primary && status.inRecovery === true && timelines.get(status.node) === timelines.get(candidate) && furthest(status) > furthest(candidateStatus));
       return {
         checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
-        summary: `primary ${primary} is down by ${downFacts.length} fact(s) (${downFacts.join('; ') || 'none'}), candidate ${candidate}; what was acknowledged in the last ${loss.mayLoseMs === null ? 'unknown time' : formatDuration(loss.mayLoseMs)} may be lost`,
+        summary: `primary ${primary} is down by ${downFacts.length} fact(s) (${downFacts.join('; ') || 'none'}), candidate ${candidate}; what was acknowledged in the last ${loss.mayLoseMs === null ? 'unknown time' : formatDuration(loss.mayLoseMs)} may be lost${more.map((status) => `; ${status.node} has received ${formatBytes(Number(furthest(status) - furthest(candidateStatus)))} more, which go if ${candidate} is promoted`).join('')}`,
         facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: null, lagBytes: null, downFacts, downFactCount: new Set(verdict.facts.map((fact) => fact.place)).size, unclear: [...verdict.unclear], ...loss },
       };
     }
@@ -605,8 +613,11 @@ const verifyLag: StepDefinition = {
     for (;;) {
       const seen = await Promise.all(names.map((name) => nodeStatus(step.context, datastore, name)));
       const { timeline } = await nodeStatus(step.context, datastore, primary);
-      // One without a stream is an orphan, not absent.
-      const standbys = seen.filter((status) => status.inRecovery === true);
+      // One without a stream is an orphan, not absent; one behind a fence is the old primary, started again, and no standby.
+      const recovering = seen.filter((status) => status.inRecovery === true);
+      const fenced = await Promise.all(recovering.map(async (status) => status.superuser && (await withNode(step.context, datastore, status.node, readFence).catch(() => null))?.epoch != null));
+      const standbys = recovering.filter((_, index) => !fenced[index]);
+      const behindFence = recovering.filter((_, index) => fenced[index]).map((status) => status.node);
       const streaming = standbys.filter((status) => status.receiverStatus === 'streaming' && status.timeline === timeline);
       const checks = await Promise.all(
         standbys.map(async (status) => {
@@ -617,7 +628,7 @@ const verifyLag: StepDefinition = {
       );
       if (checks.every((item) => item.ok) || step.nowMs() > deadline) {
         const summary = standbys.length === 0 ? 'no standby remains: there is no redundancy until failback has rebuilt one' : `${streaming.length} of ${standbys.length} standby(s) stream`;
-        return { checks, summary, facts: { standbys: streaming.length } };
+        return { checks, summary: behindFence.length === 0 ? summary : `${summary}; ${behindFence.join(', ')} runs behind its fence, to be rebuilt`, facts: { standbys: streaming.length } };
       }
       await pause(250, step.signal);
     }

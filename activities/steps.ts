@@ -12,6 +12,7 @@ import { toActivityFailure } from './failure.ts';
 import { notifySteps } from './notify-step.ts';
 import { postgresSteps } from './postgres.ts';
 import { rebuildSteps } from './postgres-rebuild.ts';
+import { repointSteps } from './postgres-repoint.ts';
 import { rolloutSteps } from './rollout.ts';
 import { route53Steps } from './route53.ts';
 import { secretSteps } from './secret.ts';
@@ -22,6 +23,7 @@ const HEARTBEAT_MS = 1000;
 const DEFINITIONS: Readonly<Record<string, StepDefinition>> = {
   ...postgresSteps,
   ...rebuildSteps,
+  ...repointSteps,
   ...secretSteps,
   ...route53Steps,
   ...canarySteps,

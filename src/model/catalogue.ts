@@ -221,6 +221,14 @@ export const CATALOGUE: Readonly<Record<string, StepKind>> = {
     critical: true,
     facts: { version: 'version id that is current now', swappedAtMs: 'epoch milliseconds, worker clock' },
   }),
+  'postgres.repointStandbys': kind({
+    summary: 'Has every standby that is left follow the new primary. One that has WAL beyond the fork is named for a rebuild, never forced.',
+    input: z.strictObject({ datastore, primary: lateNode, old: lateNode, wait: durationMs.prefault('5s').meta({ description: 'How long it is looked whether they stream.' }) }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    skippable: true,
+    verifyMs: 120_000,
+    facts: { following: 'nodes that stream from the new primary', notFollowing: 'nodes that do not, and why' },
+  }),
   'route53.change': kind({
     summary: "Points the datastore's DNS record to the candidate and waits until Route 53 says INSYNC.",
     input: z.strictObject({ datastore, candidate: lateNode }),

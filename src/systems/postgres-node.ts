@@ -149,6 +149,21 @@ export function lsnValue(lsn: string): bigint {
   return (BigInt(`0x${match[1]}`) << 32n) | BigInt(`0x${match[2]}`);
 }
 
+/**
+ * Why a standby cannot follow a primary: it has WAL that is not in the primary's history. null: it can. The history says where each
+ * earlier timeline was left. Source: PostgreSQL documentation, 26.3.6 "Timelines".
+ */
+export function beyondFork(primary: { history: string; timeline: number }, standby: { timeline: number; lsn: string }): string | null {
+  if (standby.timeline === primary.timeline) return null;
+  for (const line of primary.history.split('\n')) {
+    const parted = /^(\d+)\t([0-9A-F]+\/[0-9A-F]+)/i.exec(line);
+    if (parted === null || Number(parted[1]) !== standby.timeline) continue;
+    const ahead = lsnDifference(parted[2]!, standby.lsn);
+    return ahead > 0n ? `it has ${ahead} bytes of WAL of timeline ${standby.timeline} beyond ${parted[2]!}, where the new primary parted from it` : null;
+  }
+  return `its timeline ${standby.timeline} is not in the history of timeline ${primary.timeline}`;
+}
+
 /** Name of the WAL segment that holds a position. Source: PostgreSQL's XLogFileName, access/xlog_internal.h. */
 export function walFileName(timeline: number, lsn: string, segmentBytes: number): string {
   const segment = lsnValue(lsn) / BigInt(segmentBytes);

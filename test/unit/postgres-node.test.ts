@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { lsnDifference, lsnValue, walFileName } from '../../src/systems/postgres-node.ts';
+import { beyondFork, lsnDifference, lsnValue, walFileName } from '../../src/systems/postgres-node.ts';
 
 const MIB = 1024 * 1024;
 
@@ -18,4 +18,18 @@ it('positions are compared as 64-bit numbers, and what is none is refused', () =
   expect(lsnDifference('0/FFFFFFFF', '1/0')).toBe(1n);
   expect(lsnDifference('A/0', '9/FFFFFFFF')).toBe(-1n);
   for (const wrong of ['', '0', '0/', '0/0x1', '0/123456789', 'G/0']) expect(() => lsnValue(wrong)).toThrow(/is no WAL position/);
+});
+
+const HISTORY = '1\t0/5000000\tno recovery target specified\n\n2\t0/70000A8\tno recovery target specified\n';
+it.each([
+  ['on its own timeline', 3, '9/0', null],
+  ['at the fork to the byte', 2, '0/70000A8', null],
+  ['behind the fork', 2, '0/6000000', null],
+  ['a byte beyond the fork', 2, '0/70000A9', /1 bytes of WAL of timeline 2 beyond 0\/70000A8/],
+  ['behind an earlier fork', 1, '0/5000000', null],
+  ['beyond an earlier fork, behind the last', 1, '0/6000000', /16777216 bytes of WAL of timeline 1 beyond 0\/5000000/],
+  ['on a branch of its own', 4, '0/1', /timeline 4 is not in the history of timeline 3/],
+])('a standby %s', (_what, timeline, lsn, why) => {
+  const found = beyondFork({ history: HISTORY, timeline: 3 }, { timeline, lsn });
+  expect(found ?? '').toMatch(why ?? /^$/);
 });

@@ -1,0 +1,153 @@
+import type { Client, WorkflowHandle } from '@temporalio/client';
+import { WorkflowFailedError } from '@temporalio/client';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import { startStandby, type PostgresServer } from '../../src/local/stack.ts';
+import type { Progress } from '../../src/model/execution.ts';
+import { nodeByAddress } from '../../src/systems/postgres-node.ts';
+import type { ExecutionResult } from '../../workflows/failover.ts';
+import { databasePair, type DatabasePair } from '../database-pair.ts';
+import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+
+type Name = 'a' | 'b' | 'c';
+
+let processes: Processes;
+let pair: DatabasePair;
+let servers: Record<Name, PostgresServer>;
+let client: Client;
+let worker: { stop(): Promise<void> };
+
+beforeAll(async () => {
+  processes = createProcesses({ directory: testDirectory('three') });
+  pair = await databasePair(processes);
+  const { a, b } = pair.servers;
+  const c = await startStandby({ processes, directory: testDirectory('third'), name: 'c', primary: a, settings: { shared_buffers: '32MB', fsync: 'off' } });
+  servers = { a, b, c };
+  const { nodes } = pair.context.config.datastores['shop']!;
+  // No replication user in its configuration: it keeps the login it has.
+  nodes['c'] = { host: c.host, port: c.port, dataDirectory: c.dataDirectory, binDirectory: c.binDirectory, exec: c.exec };
+  client = await connectTemporal(pair.context);
+  worker = await runningWorker(pair.context);
+});
+
+afterAll(async () => {
+  await worker?.stop();
+  await client?.connection.close();
+  await processes?.end();
+  pair?.context.close();
+});
+
+async function primary(): Promise<Name> {
+  const { readEndpoint } = await import('../../src/systems/endpoint.ts');
+  const { host, port } = await readEndpoint(pair.context, pair.secretId);
+  return nodeByAddress(pair.context.config.datastores['shop']!, host, port) as Name;
+}
+
+function begin(input: Record<string, unknown>): Promise<WorkflowHandle> {
+  return client.workflow.start('failover', { taskQueue: pair.context.config.temporal.taskQueue, workflowId: `failover/${uniqueName('three')}`, args: [{ service: pair.service, mode: 'planned', reason: 'test', requestedBy: 'tester', ...input }] });
+}
+
+async function run(input: Record<string, unknown>): Promise<ExecutionResult> {
+  return (await begin(input)).result() as Promise<ExecutionResult>;
+}
+
+async function rebuild(node: Name): Promise<void> {
+  await client.workflow.execute('runbook', { taskQueue: pair.context.config.temporal.taskQueue, workflowId: `runbook/${uniqueName('three')}`, args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node } }] });
+}
+
+/** Does what is written on the primary arrive there? */
+async function follows(node: Name, of: Name): Promise<void> {
+  const id = -Math.floor(Math.random() * 1e9) - 1000;
+  await queryOnce(servers[of].connectionString('shop'), 'insert into orders (id) values ($1)', [id]);
+  await expect.poll(async () => (await queryOnce(servers[node].connectionString('shop'), 'select 1 from orders where id = $1', [id])).length, { timeout: 10_000 }).toBe(1);
+}
+
+const summaryOf = (result: ExecutionResult, step: string): string => result.steps.find((item) => item.id === step)!.summary;
+
+it('a planned failover takes the third node along, and so does the way back', async () => {
+  const there = await run({ parameters: { candidate: 'b' } });
+  expect(there.outcome).toBe('succeeded');
+  expect(await primary()).toBe('b');
+  expect(summaryOf(there, 'repoint')).toMatch(/c told to follow b; c follows/);
+  expect(summaryOf(there, 'verify-lag')).toMatch(/1 of 1 standby\(s\) stream/);
+  await follows('c', 'b');
+  const back = await run({ purpose: 'failback', parameters: { node: 'a' } });
+  expect(back.outcome).toBe('succeeded');
+  expect(await primary()).toBe('a');
+  expect(summaryOf(back, 'repoint')).toMatch(/c told to follow a; c follows/);
+  await follows('c', 'a');
+  // It is found before the first change that a node could not be repointed.
+  await queryOnce(servers.c.connectionString(), "alter system set primary_conninfo = 'host'");
+  await queryOnce(servers.c.connectionString(), 'select pg_reload_conf()');
+  await rebuild('b');
+  await expect(run({ parameters: { candidate: 'b' } })).rejects.toMatchObject({ cause: { message: expect.stringMatching(/refused before the first change: .*c can be repointed: .*primary_conninfo of c is not understood/s) } });
+  await queryOnce(servers.c.connectionString(), 'alter system reset primary_conninfo');
+  expect(await primary()).toBe('a');
+}, 240_000);
+
+it('with a slot: it is made on the new primary', async () => {
+  const { a, c } = servers;
+  await queryOnce(a.connectionString(), "select pg_create_physical_replication_slot('third')");
+  const conninfo = `host=${a.host} port=${a.port} user=${a.replication.username} passfile=${c.replication.passfile} application_name=c`;
+  await queryOnce(c.connectionString(), `alter system set primary_conninfo = '${conninfo}'`);
+  await queryOnce(c.connectionString(), "alter system set primary_slot_name = 'third'");
+  await queryOnce(c.connectionString(), 'select pg_reload_conf()');
+  await expect.poll(() => queryOnce(a.connectionString(), "select active from pg_replication_slots where slot_name = 'third'")).toEqual([{ active: true }]);
+  await run({ parameters: { candidate: 'b' } });
+  await follows('c', 'b');
+  expect(await queryOnce(servers.b.connectionString(), "select slot_name, active from pg_replication_slots where slot_name = 'third'")).toEqual([{ slot_name: 'third', active: true }]);
+  await rebuild('a');
+}, 240_000);
+
+it('forced: the standby that received most becomes the primary, and the other one follows it', async () => {
+  expect(await primary()).toBe('b');
+  await follows('a', 'b');
+  // a hears nothing any more, c gets all.
+  const senders = await queryOnce<{ pid: number; name: string }>(servers.b.connectionString(), 'select pid, application_name as name from pg_stat_replication');
+  process.kill(senders.find((sender) => sender.name === 'a')!.pid, 'SIGSTOP');
+  await queryOnce(servers.b.connectionString('shop'), 'insert into orders (id) values (-11)');
+  await expect.poll(async () => (await queryOnce(servers.c.connectionString('shop'), 'select 1 from orders where id = -11')).length).toBe(1);
+  await servers.b.kill();
+  const result = await run({ mode: 'forced' });
+  expect(result.outcome).toBe('succeeded');
+  expect(await primary()).toBe('c');
+  expect(summaryOf(result, 'confirm')).toMatch(/down by [234] fact\(s\).*candidate c; what was acknowledged in the last .* may be lost/);
+  expect(summaryOf(result, 'repoint')).toMatch(/a told to follow c; a follows/);
+  expect(await queryOnce(servers.a.connectionString('shop'), 'select id from orders where id = -11')).toHaveLength(1);
+  await follows('a', 'c');
+}, 240_000);
+
+it('a standby that has more than the one that was promoted is left alone and named, and is no candidate any more', async () => {
+  await rebuild('b');
+  await follows('b', 'c');
+  const senders = await queryOnce<{ pid: number; name: string }>(servers.c.connectionString(), 'select pid, application_name as name from pg_stat_replication');
+  process.kill(senders.find((sender) => sender.name === 'a')!.pid, 'SIGSTOP');
+  await queryOnce(servers.c.connectionString('shop'), 'insert into orders (id) values (-12)');
+  await expect.poll(async () => (await queryOnce(servers.b.connectionString('shop'), 'select 1 from orders where id = -12')).length).toBe(1);
+  await servers.c.kill();
+  // Somebody insists on the one that has less.
+  const handle = await begin({ mode: 'forced', parameters: { candidate: 'a' } });
+  const progress = async (): Promise<NonNullable<Progress['state']>['steps']> => (await handle.query<Progress>('progress')).state!.steps;
+  await expect.poll(async () => (await progress()).find((step) => step.status === 'parked')?.id, { timeout: 90_000, interval: 200 }).toBe('verify-lag');
+  const steps = await progress();
+  expect(steps.find((step) => step.id === 'confirm')!.summary).toMatch(/b has received \d+ B more, which go if a is promoted/);
+  expect(steps.find((step) => step.id === 'repoint')).toMatchObject({ outcome: 'already-satisfied', summary: expect.stringMatching(/b cannot follow: it has \d+ bytes of WAL of timeline \d+ beyond .* rebuild it: holdfast run standby-rebuild --parameter node=b/) });
+  expect(steps.find((step) => step.id === 'verify-lag')!.error).toMatch(/b streams: .*standby-rebuild --parameter node=b/);
+  expect(steps.find((step) => step.id === 'fence')).toMatchObject({ status: 'done' });
+  // Untouched: it still shows what it has, and where it belonged.
+  expect(await queryOnce(servers.b.connectionString('shop'), 'select id from orders where id = -12')).toHaveLength(1);
+  await handle.executeUpdate('skip', { args: [{ by: 'dan', reason: 'b is rebuilt next', step: 'verify-lag', attempt: steps.find((step) => step.id === 'verify-lag')!.attempt }] });
+  await handle.result().catch((error: unknown) => {
+    if (!(error instanceof WorkflowFailedError)) throw error;
+  });
+  expect(await primary()).toBe('a');
+  // An orphan of an older timeline is no candidate, however far its positions have come, and although nobody else is left.
+  await queryOnce(servers.a.connectionString(), 'checkpoint');
+  await servers.a.kill();
+  await expect(run({ mode: 'forced' })).rejects.toMatchObject({ cause: { message: expect.stringMatching(/candidate is on the newest timeline: expected timeline \d+, found timeline \d+ \(b was left behind/) } });
+  await servers.a.start();
+  await queryOnce(servers.a.connectionString('shop'), 'insert into orders (id) values (-13)');
+  await rebuild('b');
+  await follows('b', 'a');
+  expect(await queryOnce(servers.b.connectionString('shop'), 'select id from orders where id in (-12, -13)')).toEqual([{ id: '-13' }]);
+}, 240_000);
