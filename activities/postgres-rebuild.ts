@@ -108,8 +108,13 @@ const rebuild: StepDefinition = {
     let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfoValue(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });
     if (method !== null) {
       await writeStandbySettings(step, host, settings);
-      await startOnHost(host, step.signal);
-      if (!(await becomesStandby(step))) {
+      // One that went its own way behind standby.signal may not even start: its timeline is no part of the primary's history.
+      const follows = await startOnHost(host, step.signal).then(() => becomesStandby(step), (error: unknown) => {
+        step.log.warn({ why: messageOf(error) }, 'it does not start after that');
+        step.signal.throwIfAborted();
+        return false;
+      });
+      if (!follows) {
         step.log.warn({ method }, 'it does not stream after that; taking a base backup');
         await stopOnHost(host, 'fast', step.signal);
         method = null;

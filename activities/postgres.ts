@@ -50,11 +50,26 @@ async function findRoles(step: StepRun): Promise<Roles> {
   if (given !== undefined && !byName.has(given)) throw new HoldfastError('unknown-node', `there is no node named "${given}"`, { next: `use one of: ${names.join(', ')}` });
   const standbys = statuses.filter((status) => status.node !== primary && status.inRecovery === true);
   // Positions of different timelines do not compare: a standby that was left behind on an old one may show the larger number.
-  const timelines = new Map(await Promise.all(standbys.map(async (status) => [status.node, status.superuser ? ((await withNode(step.context, datastore, status.node, walTimeline).catch(() => null)) ?? 0) : 0] as const)));
-  const timeline = (status: NodeStatus): number => timelines.get(status.node)!;
-  standbys.sort((a, b) => timeline(b) - timeline(a) || (furthest(b) > furthest(a) ? 1 : furthest(b) < furthest(a) ? -1 : 0));
+  const seen = new Map(await Promise.all(standbys.map(async (status) => [status.node, await standingOf(step, datastore, status)] as const)));
+  const timelines = new Map([...seen].map(([node, { timeline }]) => [node, timeline]));
+  // What was decided on stays: two standbys of a primary that takes writes are ahead of each other by turns.
+  const decided = (status: NodeStatus): number => (status.node === step.call.facts['candidate'] ? 1 : 0);
+  const planned = step.call.mode === 'planned';
+  standbys.sort((a, b) =>
+    Number(seen.get(a.node)!.fenced) - Number(seen.get(b.node)!.fenced)
+    || timelines.get(b.node)! - timelines.get(a.node)!
+    || (planned ? decided(b) - decided(a) || Number(b.receiverStatus === 'streaming') - Number(a.receiverStatus === 'streaming') : 0)
+    || Number(furthest(b) - furthest(a))
+    || decided(b) - decided(a));
   const candidate = given ?? standbys[0]?.node ?? null;
   return { primary, candidate, statuses: byName, timelines };
+}
+
+/** Where a standby stands that may be promoted. Timeline 0: not known. */
+async function standingOf(step: StepRun, datastore: PostgresDatastore, status: NodeStatus): Promise<{ timeline: number; fenced: boolean }> {
+  if (!status.superuser) return { timeline: 0, fenced: false };
+  const look = async (client: Client): Promise<{ timeline: number; fenced: boolean }> => ({ timeline: (await walTimeline(client)) ?? 0, fenced: (await readFence(client)).epoch !== null });
+  return withNode(step.context, datastore, status.node, look).catch(() => ({ timeline: 0, fenced: false }));
 }
 
 /** How far a standby got: what it received counts, also what it has not replayed yet. */
@@ -127,7 +142,7 @@ const health: StepDefinition = {
         const { lagMs, lagBytes } = await lagOf(step, datastore, primary, candidateStatus, Math.min(maxLag, MAX_LAG_WAIT_MS));
         checks.push({ ...check('lag', lagMs !== null && lagMs <= maxLag, `at most ${formatDuration(maxLag)}`, lagMs === null ? `more (${formatBytes(lagBytes ?? 0)} behind)` : `${formatDuration(lagMs)} (${formatBytes(lagBytes ?? 0)})`, 'wait until the standby has caught up'), rule: 'max-lag' });
       }
-      return guarded(checks);
+      return { ...guarded(checks), facts: { primary, candidate } };
     }
     checks.push(...(await candidateChecks(step, candidateStatus, candidate)));
     if (candidate !== null) {
@@ -138,8 +153,10 @@ const health: StepDefinition = {
       const own = timelines.get(candidate) ?? 0;
       checks.push(check('candidate is on the newest timeline', own === newest, `timeline ${newest}`, `timeline ${own}`, `${candidate} was left behind by an earlier failover: rebuild it, or leave the parameter candidate out`));
     }
-    checks.push(...downChecks(await lookAtPrimary(step, datastore, primary, candidateStatus)));
-    return guarded(checks);
+    const verdict = await lookAtPrimary(step, datastore, primary, candidateStatus);
+    checks.push(...downChecks(verdict));
+    // Who approves with one fact only must know how much it may cost, and is asked to look again when it has become more.
+    return { ...guarded(checks), facts: { primary, candidate, downFacts: verdict.facts.map((fact) => fact.says), downFactCount: placesOf(verdict), unclear: [...verdict.unclear], ...lossOf(candidateStatus) } };
   },
   async verify(step) {
     const datastore = datastoreFor(step);
@@ -149,14 +166,13 @@ const health: StepDefinition = {
     const planned = step.call.mode === 'planned';
     if (!planned) {
       const verdict = await lookAtPrimary(step, datastore, primary, candidateStatus);
-      const announced = candidateStatus.announcedLsn !== null && candidateStatus.receivedLsn !== null ? Number(lsnDifference(candidateStatus.receivedLsn, candidateStatus.announcedLsn)) : null;
-      const loss = lossBound({ silentMs: candidateStatus.receiverSilentMs, announcedBytes: announced, replayAgeMs: candidateStatus.replayAgeMs });
+      const loss = lossOf(candidateStatus);
       const downFacts = verdict.facts.map((fact) => fact.says);
       const more = [...statuses.values()].filter((status) => status.node !== primary && status.inRecovery === true && timelines.get(status.node) === timelines.get(candidate) && furthest(status) > furthest(candidateStatus));
       return {
         checks: [check('roles', candidate !== primary, 'primary and candidate differ', `${primary} -> ${candidate}`)],
         summary: `primary ${primary} is down by ${downFacts.length} fact(s) (${downFacts.join('; ') || 'none'}), candidate ${candidate}; what was acknowledged in the last ${loss.mayLoseMs === null ? 'unknown time' : formatDuration(loss.mayLoseMs)} may be lost${more.map((status) => `; ${status.node} has received ${formatBytes(Number(furthest(status) - furthest(candidateStatus)))} more, which go if ${candidate} is promoted`).join('')}`,
-        facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: null, lagBytes: null, downFacts, downFactCount: new Set(verdict.facts.map((fact) => fact.place)).size, unclear: [...verdict.unclear], ...loss },
+        facts: { primary, candidate, lastCommitAt: candidateStatus.lastCommitAt, candidateLsn: candidateStatus.replayedLsn, lagMs: null, lagBytes: null, downFacts, downFactCount: placesOf(verdict), unclear: [...verdict.unclear], ...loss },
       };
     }
     const lag = await lagOf(step, datastore, primary, candidateStatus, MAX_LAG_WAIT_MS);
@@ -167,6 +183,18 @@ const health: StepDefinition = {
     };
   },
 };
+
+function placesOf(verdict: DownVerdict): number {
+  return new Set(verdict.facts.map((fact) => fact.place)).size;
+}
+
+/** What its promotion may lose, by what it knows itself. */
+function lossOf(candidate: NodeStatus | undefined): { mayLoseMs: number | null; mayLoseBytes: number | null } {
+  if (candidate === undefined) return { mayLoseMs: null, mayLoseBytes: null };
+  const { announcedLsn, receivedLsn } = candidate;
+  const announcedBytes = announcedLsn !== null && receivedLsn !== null ? Number(lsnDifference(receivedLsn, announcedLsn)) : null;
+  return lossBound({ silentMs: candidate.receiverSilentMs, announcedBytes, replayAgeMs: candidate.replayAgeMs });
+}
 
 /** Forced: everybody who may know is asked; what it amounts to is decided by `judgePrimary`. */
 async function lookAtPrimary(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<DownVerdict> {

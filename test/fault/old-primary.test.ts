@@ -28,7 +28,7 @@ const FORCED: readonly { moment: string; act: Act; short: boolean }[] = [
   { moment: 'fence-first:inspect:before', act: 'start', short: false },
   { moment: 'fence-first:inspect:after', act: 'start', short: false },
   { moment: 'fence-first:apply:before', act: 'start', short: true },
-  { moment: 'fence-first:apply:after', act: 'start', short: false },
+  { moment: 'fence-first:apply:after', act: 'start', short: true },
   { moment: 'promote:apply:before', act: 'start', short: false },
   { moment: 'promote:apply:before', act: 'start without standby.signal', short: true },
   { moment: 'promote:apply:after', act: 'start without the rules', short: true },
