@@ -287,7 +287,8 @@ async function liftFences(step: StepRun, list: readonly Follower[]): Promise<str
     if (!follows || (fence === null && !readOnlyDefault)) continue;
     const { client, target } = await openNode(step.context, datastore, node);
     try {
-      await allowWrites(client, target, { timeoutMs: 10_000, nowMs: step.nowMs });
+      // What was seen there, and nothing that a later execution put there.
+      await allowWrites(client, target, { epoch: fence === null ? step.call.epoch : Math.min(fence, step.call.epoch), timeoutMs: 10_000, nowMs: step.nowMs });
       lifted.push(node);
     } finally {
       await client.end().catch(() => {});

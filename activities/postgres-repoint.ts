@@ -16,6 +16,12 @@ const NONE = 'there is no other standby';
 /** What is to be done with a node that is neither the new primary nor the old one. */
 type Finding = { readonly node: string; readonly is: 'following' | 'to repoint' } | { readonly node: string; readonly is: 'left alone' | 'to rebuild'; readonly why: string };
 
+/** Patroni writes where its replicas stream from itself; a setting of ours beside it would stay and win. */
+function byController(step: StepRun, node: string): boolean {
+  const { controller } = datastoreFor(step);
+  return controller?.type === 'patroni' && Object.hasOwn(controller.members, node);
+}
+
 function others(step: StepRun): string[] {
   const primary = nodeInput(step, 'primary');
   return Object.keys(datastoreFor(step).nodes).filter((name) => name !== primary && name !== optionalText(step, 'old'));
@@ -40,6 +46,7 @@ async function findingOf(step: StepRun, node: string, primary: { history: string
   if (status.inRecovery !== true) return { node, is: 'left alone', why: 'it is not in recovery' };
   if (status.systemIdentifier !== primary.systemIdentifier) return { node, is: 'left alone', why: 'it belongs to another cluster' };
   if (status.receiverStatus === 'streaming' && status.timeline === primary.timeline) return { node, is: 'following' };
+  if (byController(step, node)) return { node, is: 'left alone', why: 'Patroni has it follow its leader' };
   const { epoch, timeline } = await withNode(step.context, datastore, node, async (client) => ({ epoch: (await readFence(client)).epoch, timeline: await walTimeline(client) }));
   if (epoch !== null) return { node, is: 'left alone', why: `it is fenced (epoch ${epoch})` };
   const why = timeline === null ? 'its timeline is not known' : beyondFork(primary, { timeline, lsn: furthest(status) });
@@ -107,6 +114,7 @@ const repoint: StepDefinition = {
     const datastore = datastoreFor(step);
     const checks: CheckResult[] = [];
     for (const node of others(step)) {
+      if (byController(step, node)) continue;
       const status = await nodeStatus(step.context, datastore, node);
       if (!status.reachable || status.inRecovery !== true) continue;
       const login = status.superuser

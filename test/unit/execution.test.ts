@@ -26,7 +26,7 @@ describe('the order of things', () => {
     expect(run.next()).toEqual({ type: 'finish', outcome: 'succeeded' });
     expect(new Set(run.begun).size).toBe(run.begun.length);
     const applies = run.begun.filter((name) => name.endsWith(':apply'));
-    expect(applies).toEqual(['stage-secret:apply', 'pause-controller:apply', 'checkpoint:apply', 'canary:apply', 'read-only:apply', 'promote:apply', 'swap-secret:apply', 'dns:apply', 'fence:apply', 'rollout:apply', 'rollout-http:apply', 'resume-controller:apply', 'tell:apply']);
+    expect(applies).toEqual(['stage-secret:apply', 'pause-controller:apply', 'checkpoint:apply', 'canary:apply', 'read-only:apply', 'promote:apply', 'swap-secret:apply', 'repoint:apply', 'dns:apply', 'fence:apply', 'rollout:apply', 'rollout-http:apply', 'resume-controller:apply', 'tell:apply']);
     expect(run.step('fence-first').outcome).toBe('skipped');
     expect(run.state.pastPointOfNoReturn).toBe(true);
   });
@@ -47,7 +47,7 @@ describe('the order of things', () => {
   it('what was done in a hurry is verified as soon as there is time, and before the end', () => {
     const run = new Run(planned).until();
     const from = run.begun.indexOf('swap-secret:apply');
-    expect(run.begun.slice(from, from + 5)).toEqual(['swap-secret:apply', 'read-only:verify', 'promote:verify', 'swap-secret:verify', 'dns:inspect']);
+    expect(run.begun.slice(from, from + 5)).toEqual(['swap-secret:apply', 'read-only:verify', 'promote:verify', 'swap-secret:verify', 'repoint:inspect']);
     const last = new Run(planOf([{ id: 'stage', uses: 'secret.stage' }, { id: 'read-only', uses: 'postgres.readOnly' }])).until();
     expect(last.begun.at(-1)).toBe('read-only:verify');
   });
