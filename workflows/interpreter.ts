@@ -197,13 +197,15 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
     if (deadlineMs != null && begunAtMs !== null && phase !== 'undo') limitMs = Math.max(1000, Math.min(limitMs, begunAtMs + deadlineMs - Date.now()));
     // An undo is tried on: what it waits for (a worker, a network) comes back, and until then nobody else lifts what we did.
     const attempts = phase === 'apply' ? 1 : phase === 'undo' ? 100 : 3;
+    // After a lost answer a network that is cut for a while refuses every look at once: it is looked at until the time is over.
+    const patient = phase === 'inspect' && state!.steps[step]!.inDoubt;
     const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
       startToCloseTimeout: limitMs,
       // All attempts together, when writes are refused meanwhile. An undo waits for a worker as long as it takes.
       ...(phase === 'undo' ? {} : { scheduleToCloseTimeout: hurry ? limitMs : limitMs * attempts + 10_000 }),
       heartbeatTimeout: HEARTBEAT_MS,
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-      retry: { maximumAttempts: attempts, initialInterval: 200, maximumInterval: 5000 },
+      retry: { maximumAttempts: patient ? 100 : attempts, initialInterval: 200, maximumInterval: patient ? 2000 : 5000 },
     });
     return activities[phaseActivity(planned.uses, phase)]!(call);
   }
