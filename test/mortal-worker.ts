@@ -82,7 +82,7 @@ async function create(): Promise<{ run(): Promise<void>; shutdown(): void }> {
   if (role === 'both') return createWorker(context, { workflowBundle: bundle, shutdownGraceMs: 500, activityInterceptors });
   const { Worker } = await import('@temporalio/worker');
   const common = { connection: await connectNative(config, context.secrets), namespace: config.temporal.namespace, identity: identity(), taskQueue: config.temporal.taskQueue, shutdownGraceTime: 500 };
-  return Worker.create(role === 'workflows' ? { ...common, workflowBundle: bundle } : { ...common, activities: createActivities(context), interceptors: { activity: activityInterceptors } });
+  return Worker.create(role === 'workflows' ? { ...common, workflowBundle: bundle, stickyQueueScheduleToStartTimeout: 2000 } : { ...common, activities: createActivities(context), interceptors: { activity: activityInterceptors } });
 }
 
 const worker = await create();
