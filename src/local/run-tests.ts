@@ -94,9 +94,9 @@ async function main([scope = 'all', ...args]: readonly string[]): Promise<number
   try {
     const reportFile = join(folder, 'report.json');
     const paths = scope === 'fault' && args.length === 0 ? ['test/fault'] : args;
-    // The same files, many more rounds.
+    // The same files, many more rounds, and one after the other: the figures are of a machine that does nothing else.
     if (scope === 'fault') process.env['HOLDFAST_TEST_ROUNDS'] ??= 'long';
-    const code = interrupted ? null : await run(['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`, ...paths]);
+    const code = interrupted ? null : await run(['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`, ...(scope === 'fault' ? ['--maxWorkers=1'] : []), ...paths]);
     const counted = countVitest(readReport(reportFile), code, paths.length > 0);
     for (const note of counted.notes) console.log(note);
     passed += counted.passed;
