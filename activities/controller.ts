@@ -80,11 +80,12 @@ async function pauseChecks(step: StepRun, patroni: PatroniConfig): Promise<Check
   }
   const answering = members.filter((member) => member.answers);
   if (answering.length === 0) return checks;
-  for (const member of answering) {
+  const refusals = await Promise.all(answering.map((member) => mayChange(step.context, patroni, member.node, step.signal)));
+  for (const [index, member] of answering.entries()) {
     // Another cluster's Patroni would be paused, and this one would not.
     const known = statuses.find((status) => status.node === member.node)?.systemIdentifier ?? statuses.find((status) => status.systemIdentifier !== null)?.systemIdentifier ?? null;
     if (known !== null && member.systemIdentifier !== null) checks.push(check(`Patroni of ${member.node} is this cluster's`, known === member.systemIdentifier, `system identifier ${known}`, member.systemIdentifier, `correct controller.members.${member.node}.api`));
-    const why = await mayChange(step.context, patroni, member.node, step.signal);
+    const why = refusals[index] ?? null;
     checks.push(check(`right to pause Patroni of ${member.node}`, why === null, 'a change that changes nothing is accepted', why ?? 'accepted', 'give controller.username and controller.password of its restapi.authentication'));
   }
   const cluster = await readPatroniCluster(step.context, patroni, step.signal);

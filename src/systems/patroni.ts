@@ -14,6 +14,7 @@ import { hasHostAccess, runOnNode, withNode } from './postgres-node.ts';
 export type PatroniConfig = Extract<NonNullable<PostgresDatastore['controller']>, { type: 'patroni' }>;
 
 /** A paused member answers late while its PostgreSQL refuses it: it retries first. */
+const CONNECT_MS = 3000;
 const READ_MS = 10_000;
 const CHANGE_MS = 15_000;
 const ANSWER_LIMIT = 1_000_000;
@@ -88,9 +89,8 @@ export function readMembers(context: Context, controller: PatroniConfig, signal?
   return Promise.all(Object.keys(controller.members).map((node) => readMember(context, controller, node, signal)));
 }
 
-/** Asked of the members in turn: the first that answers speaks for the store. */
 export async function readPatroniCluster(context: Context, controller: PatroniConfig, signal?: AbortSignal): Promise<PatroniCluster> {
-  const { body } = await anyMember(context, controller, 'GET', '/cluster', { signal });
+  const { body } = await anyMember(context, controller, '/cluster', signal);
   return clusterOf(body);
 }
 
@@ -106,7 +106,7 @@ export function clusterOf(body: Readonly<Record<string, unknown>>): PatroniClust
 }
 
 export async function readSettings(context: Context, controller: PatroniConfig, signal?: AbortSignal): Promise<PatroniSettings> {
-  const { body } = await anyMember(context, controller, 'GET', '/config', { signal });
+  const { body } = await anyMember(context, controller, '/config', signal);
   return settingsOf(body);
 }
 
@@ -128,7 +128,9 @@ export async function changePause(context: Context, controller: PatroniConfig, m
   const change = mark === null ? { pause: null, [MARK]: null } : { pause: true, [MARK]: { ...mark } };
   for (let attempt = 1; ; attempt += 1) {
     try {
-      return settingsOf((await anyMember(context, controller, 'PATCH', '/config', { body: change, signal })).body);
+      // One that has just read the store can write to it.
+      const { node } = await anyMember(context, controller, '/config', signal);
+      return settingsOf((await call(context, controller, node, 'PATCH', '/config', { body: change, signal })).body);
     } catch (error) {
       // 409: somebody changed the configuration at the same time.
       if (!(error instanceof HoldfastError) || error.context['status'] !== 409 || attempt === 5) throw error;
@@ -229,20 +231,19 @@ interface CallOptions {
   readonly signal?: AbortSignal;
 }
 
-async function anyMember(context: Context, controller: PatroniConfig, method: 'GET' | 'PATCH', path: string, options: CallOptions): Promise<{ body: Record<string, unknown> }> {
-  const problems: string[] = [];
-  let last: HoldfastError | undefined;
-  for (const node of Object.keys(controller.members)) {
-    try {
-      return await call(context, controller, node, method, path, options);
-    } catch (error) {
-      options.signal?.throwIfAborted();
-      if (!(error instanceof HoldfastError) || !error.retryable) throw error;
-      problems.push(error.message);
-      last = error;
-    }
+/** All at once, the first answer counts: a member whose machine is gone must not cost the others' time. */
+async function anyMember(context: Context, controller: PatroniConfig, path: string, signal?: AbortSignal): Promise<{ node: string; body: Record<string, unknown> }> {
+  const nodes = Object.keys(controller.members);
+  try {
+    return await Promise.any(nodes.map(async (node) => ({ node, ...(await call(context, controller, node, 'GET', path, { signal })) })));
+  } catch (error) {
+    signal?.throwIfAborted();
+    if (!(error instanceof AggregateError)) throw error;
+    const all = error.errors as Error[];
+    const final = all.find((one) => !(one instanceof HoldfastError) || !one.retryable);
+    if (final !== undefined) throw final;
+    throw new HoldfastError('patroni-silent', all.map((one) => one.message).join('; '), { next: 'check that Patroni runs and that this worker reaches its REST interface', retryable: true });
   }
-  throw new HoldfastError('patroni-silent', problems.join('; '), { next: 'check that Patroni runs and that this worker reaches its REST interface', retryable: true, context: { ...last?.context } });
 }
 
 /** @throws HoldfastError `patroni-silent` (retryable), `patroni-refused`, with the status in its context */
@@ -306,6 +307,9 @@ function send(url: URL, options: RequestOptions, body: string | undefined): Prom
       response.on('end', () => resolve({ status: response.statusCode ?? 0, text }));
       response.on('error', reject);
     });
+    const unconnected = setTimeout(() => request.destroy(new Error(`no connection within ${CONNECT_MS / 1000} s`)), CONNECT_MS);
+    request.on('socket', (socket) => socket.once('connect', () => clearTimeout(unconnected)));
+    request.on('close', () => clearTimeout(unconnected));
     request.on('error', reject);
     request.end(body);
   });
