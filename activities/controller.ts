@@ -176,7 +176,7 @@ const pauseStep: StepDefinition = {
     const found = await findController(step);
     if (found.kind !== 'patroni') return { outcome: 'already-satisfied', summary: 'there is no controller to resume' };
     const settings = await readSettings(step.context, found.patroni, step.signal);
-    if (!settings.paused) return { outcome: 'already-satisfied', summary: 'Patroni acts; somebody else resumed it' };
+    if (!settings.paused) return { outcome: 'already-satisfied', summary: 'Patroni acts already' };
     if (!isOurs(step, settings.mark)) return { outcome: 'already-satisfied', summary: `Patroni is paused by ${pausedBy(settings)} and stays so` };
     const resumed = await resume(step, found.patroni, await onlyPrimary(step), settings);
     return { outcome: 'changed', summary: resumed.summary, after: { paused: false, leader: resumed.leader } };
