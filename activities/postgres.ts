@@ -10,8 +10,9 @@ import { runChild } from '../src/systems/child.ts';
 import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
 import { parseConninfo } from '../src/systems/postgres-conninfo.ts';
 import { allowWrites, fenceEpoch, fenceRights, fenceWhole, leaveStandbySignal, readFence, refuseStale, refuseWrites, withFence, type RefuseOptions } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, lsnValue, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, walTimeline, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
+import { furthest, lookAtRoles, type Roles } from '../src/systems/postgres-roles.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A guard has 30 s; a larger allowed lag is only looked for so long. */
@@ -20,61 +21,9 @@ const MAX_LAG_WAIT_MS = 15_000;
 /** Forced: replay that has not moved for so long has nothing left to replay. */
 const SETTLED_MS = 1000;
 
-interface Roles {
-  readonly primary: string;
-  readonly candidate: string | null;
-  readonly statuses: ReadonlyMap<string, NodeStatus>;
-  /** Of each standby's newest WAL; 0 when it could not be read. */
-  readonly timelines: ReadonlyMap<string, number>;
-}
-
-/** The primary is what the application's secret points to: a server that merely thinks so does not count. */
-async function findRoles(step: StepRun): Promise<Roles> {
-  const datastore = datastoreFor(step);
-  const names = Object.keys(datastore.nodes);
-  const [statuses, endpoint] = await Promise.all([
-    Promise.all(names.map((name) => nodeStatus(step.context, datastore, name))),
-    datastore.endpoint === undefined ? null : readEndpoint(step.context, datastore.endpoint.secret),
-  ]);
-  const byName = new Map(statuses.map((status) => [status.node, status]));
-  const pointed = endpoint === null ? null : nodeByAddress(datastore, endpoint.host, endpoint.port);
-  const writable = statuses.filter((status) => status.inRecovery === false && !status.readOnlyDefault);
-  const primary = optionalText(step, 'primary') ?? pointed ?? (writable.length === 1 ? writable[0]!.node : null);
-  if (primary === null || !byName.has(primary)) {
-    const where = endpoint === null ? 'there is no endpoint secret' : `the secret points to ${endpoint.host}:${endpoint.port}`;
-    throw new HoldfastError('primary-unknown', `which node is the primary cannot be told: ${where}, and ${writable.length} node(s) are writable (${names.join(', ')})`, {
-      next: 'give the parameter primary, or correct the nodes’ addresses in holdfast.yaml',
-    });
-  }
-  const given = optionalText(step, 'candidate');
-  if (given !== undefined && !byName.has(given)) throw new HoldfastError('unknown-node', `there is no node named "${given}"`, { next: `use one of: ${names.join(', ')}` });
-  const standbys = statuses.filter((status) => status.node !== primary && status.inRecovery === true);
-  // Positions of different timelines do not compare: a standby that was left behind on an old one may show the larger number.
-  const seen = new Map(await Promise.all(standbys.map(async (status) => [status.node, await standingOf(step, datastore, status)] as const)));
-  const timelines = new Map([...seen].map(([node, { timeline }]) => [node, timeline]));
-  // What was decided on stays: two standbys of a primary that takes writes are ahead of each other by turns.
-  const decided = (status: NodeStatus): number => (status.node === step.call.facts['candidate'] ? 1 : 0);
-  const planned = step.call.mode === 'planned';
-  standbys.sort((a, b) =>
-    Number(seen.get(a.node)!.fenced) - Number(seen.get(b.node)!.fenced)
-    || timelines.get(b.node)! - timelines.get(a.node)!
-    || (planned ? decided(b) - decided(a) || Number(b.receiverStatus === 'streaming') - Number(a.receiverStatus === 'streaming') : 0)
-    || Number(furthest(b) - furthest(a))
-    || decided(b) - decided(a));
-  const candidate = given ?? standbys[0]?.node ?? null;
-  return { primary, candidate, statuses: byName, timelines };
-}
-
-/** Where a standby stands that may be promoted. Timeline 0: not known. */
-async function standingOf(step: StepRun, datastore: PostgresDatastore, status: NodeStatus): Promise<{ timeline: number; fenced: boolean }> {
-  if (!status.superuser) return { timeline: 0, fenced: false };
-  const look = async (client: Client): Promise<{ timeline: number; fenced: boolean }> => ({ timeline: (await walTimeline(client)) ?? 0, fenced: (await readFence(client)).epoch !== null });
-  return withNode(step.context, datastore, status.node, look).catch(() => ({ timeline: 0, fenced: false }));
-}
-
-/** How far a standby got: what it received counts, also what it has not replayed yet. */
-function furthest(status: NodeStatus): bigint {
-  return [status.receivedLsn, status.replayedLsn].reduce((most, lsn) => (lsn !== null && lsnValue(lsn) > most ? lsnValue(lsn) : most), 0n);
+function findRoles(step: StepRun): Promise<Roles> {
+  const decided = step.call.facts['candidate'];
+  return lookAtRoles(step.context, datastoreFor(step), { primary: optionalText(step, 'primary'), candidate: optionalText(step, 'candidate'), mode: step.call.mode, ...(typeof decided === 'string' ? { decided } : {}) });
 }
 
 /** What must hold of the node that is to be promoted, in either mode. */

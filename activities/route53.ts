@@ -43,7 +43,7 @@ const change: StepDefinition = {
     const value = valueOf(await currentRecord(step, dns));
     const candidate = optionalText(step, 'candidate');
     const wanted = candidate === undefined ? undefined : applicationAddress(datastore.nodes[nodeInput(step, 'candidate')]!).host;
-    return { satisfied: wanted !== undefined && same(value, wanted), summary: `${dns.name} is ${value ?? 'missing'}`, before: { value } };
+    return { satisfied: wanted !== undefined && same(value, wanted), summary: `${dns.name} is ${value ?? 'missing'}`, before: { value, name: dns.name, wanted: wanted ?? null } };
   },
   async guard(step) {
     const { datastore, dns } = dnsOf(step);

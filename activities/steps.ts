@@ -56,6 +56,19 @@ export function createStepActivities(context: Context): PhaseActivities {
   return activities;
 }
 
+/**
+ * The phases that only read, called without Temporal: for a plan made while it is down. What changes something cannot be called this
+ * way at all.
+ */
+export function createPhaseReader(context: Context): (call: PhaseCall, signal: AbortSignal) => Promise<PhaseResult> {
+  return async (call, signal) => {
+    const run = call.phase === 'apply' || call.phase === 'undo' ? undefined : DEFINITIONS[call.uses]?.[call.phase];
+    if (run === undefined) throw new HoldfastError('phase-not-readable', `${phaseActivity(call.uses, call.phase)} is no phase that only reads`);
+    const log = context.log.child({ workflowId: call.workflowId, step: call.step, phase: call.phase, uses: call.uses });
+    return redactValue(await run({ context, call, input: parseInput(call), signal, attempt: 1, previousDetails: null, nowMs: Date.now, heartbeat: () => {}, log }));
+  };
+}
+
 async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) => Promise<PhaseResult>): Promise<PhaseResult> {
   const activity = ActivityContext.current();
   const log = context.log.child({ workflowId: call.workflowId, step: call.step, phase: call.phase, uses: call.uses });

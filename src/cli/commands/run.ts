@@ -6,6 +6,7 @@ import { execute, timeId } from '../execute.ts';
 import { showExecution } from '../execution-result.ts';
 import type { Io } from '../io.ts';
 import { collectParameters, jsonParameters, overridesOf, type ParameterOption } from '../parameters.ts';
+import { showDryRun } from '../plan-text.ts';
 
 interface Options extends ParameterOption {
   readonly service?: string;
@@ -41,6 +42,8 @@ export function define(command: Command, io: Io): void {
         overrides: overridesOf(options.override),
       };
       const result = await execute<ExecutionResult>(io, { type: 'runbook', workflowId, input }, { wait: options.wait });
-      if (result !== undefined) showExecution(io, workflowId, result);
+      if (result === undefined) return;
+      if (options.dryRun === true) await showDryRun(io, workflowId, result.failure);
+      else showExecution(io, workflowId, result);
     });
 }
