@@ -2,6 +2,7 @@ import type { Context } from '../src/systems/context.ts';
 import { createBackupActivities } from './backup.ts';
 import { createDrillActivities } from './drill.ts';
 import { createEvidenceActivities } from './evidence.ts';
+import { createImportedActivities } from './imported.ts';
 import { createNotifyActivities } from './notify.ts';
 import { createPlanActivities } from './plan.ts';
 import { createRetentionActivities } from './retention.ts';
@@ -14,6 +15,7 @@ export function createActivities(context: Context) {
     ...createRetentionActivities(context),
     ...createDrillActivities(context),
     ...createEvidenceActivities(context),
+    ...createImportedActivities(context),
     ...createNotifyActivities(context),
     ...createPlanActivities(context),
     ...createStepActivities(context),

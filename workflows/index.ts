@@ -2,5 +2,6 @@
 export { backup } from './backup.ts';
 export { retention } from './retention.ts';
 export { failover, runbook } from './failover.ts';
+export { imported } from './imported.ts';
 export { readiness } from './readiness.ts';
 export { restoreDrill } from './restoreDrill.ts';

@@ -31,9 +31,11 @@ export async function startExecution(
     throw new HoldfastError('usage', `the input of ${start.type} is wrong: ${parsed.error.issues.map((issue) => `${issue.path.join('.') || 'input'}: ${issue.message}`).join('; ')}`);
   }
   try {
-    return await client.workflow.start(start.type, { taskQueue: config.temporal.taskQueue, workflowId: start.workflowId, args: [start.input], workflowIdReusePolicy: 'ALLOW_DUPLICATE', workflowIdConflictPolicy: 'FAIL' });
+    return await client.workflow.start(start.type, { taskQueue: config.temporal.taskQueue, workflowId: start.workflowId, args: [start.input], workflowIdReusePolicy: start.type === 'imported' ? 'ALLOW_DUPLICATE_FAILED_ONLY' : 'ALLOW_DUPLICATE', workflowIdConflictPolicy: 'FAIL' });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    // What was done once is recorded once.
+    if (start.type === 'imported') throw new HoldfastError('import-refused', `${start.workflowId} was imported already`, { next: `look at it: holdfast audit ${start.workflowId}`, cause: error });
     throw new HoldfastError('already-running', `${start.workflowId} is running already; a second one is refused`, {
       next: `look at it: holdfast status ${start.workflowId}`,
       cause: error,

@@ -3,6 +3,7 @@
  * All of it is plain JSON. Inputs are parsed strictly: an unknown key is an error that names the allowed ones.
  */
 import { z } from 'zod';
+import { breakGlassResultsSchema } from './break-glass-results.ts';
 import type { Proof } from './proof.ts';
 import { RULE_NAMES, type RuleName } from './rules.ts';
 
@@ -46,6 +47,8 @@ export const runbookInputSchema = z.strictObject({
   expectedDocument,
 });
 export const readinessInputSchema = z.strictObject({ service: z.string() });
+/** What was done by hand while Temporal was down, recorded afterwards. */
+export const importedInputSchema = z.strictObject({ results: breakGlassResultsSchema, importedBy: z.string().min(1) });
 
 export const workflowInputSchemas = {
   backup: backupInputSchema,
@@ -54,6 +57,7 @@ export const workflowInputSchemas = {
   failover: failoverInputSchema,
   runbook: runbookInputSchema,
   readiness: readinessInputSchema,
+  imported: importedInputSchema,
 } as const;
 export type WorkflowType = keyof typeof workflowInputSchemas;
 
@@ -63,6 +67,7 @@ export type RestoreDrillInput = z.input<typeof restoreDrillInputSchema>;
 export type FailoverInput = z.input<typeof failoverInputSchema>;
 export type RunbookInput = z.input<typeof runbookInputSchema>;
 export type ReadinessInput = z.input<typeof readinessInputSchema>;
+export type ImportedInput = z.input<typeof importedInputSchema>;
 
 export interface BackupResult {
   readonly id: string;
@@ -143,6 +148,7 @@ export const WORKFLOW_IDS = {
   failover: (service: string) => `failover/${service}`,
   runbook: (name: string, time: string) => `runbook/${name}/${time}`,
   readiness: (service: string) => `readiness/${service}`,
+  imported: (subject: string, time: string) => `imported/${subject}/${time}`,
 } as const;
 
 /** What is told to people. Sent by the activity `notify`; a failure to send is logged, never thrown. */

@@ -3,6 +3,7 @@
  * plan and the configuration, not of narratives; holds references to secrets, never a secret.
  */
 import { byHand, conninfo, fetchSecret, sh, type ByHandBlock, type ByHandCall } from './by-hand.ts';
+import type { BreakGlassResults } from './break-glass-results.ts';
 import { stepKind } from './catalogue.ts';
 import type { Config } from './config-schema.ts';
 import type { Plan, PlannedStep } from './execution.ts';
@@ -26,25 +27,6 @@ export interface BreakGlass {
   readonly template: BreakGlassResults;
 }
 
-/** What a person fills in on the way; imported afterwards. */
-export interface BreakGlassResults {
-  readonly format: 1;
-  readonly service: string | null;
-  readonly runbook: string;
-  readonly kind: Plan['kind'];
-  readonly mode: Plan['mode'];
-  readonly environment: string;
-  readonly planHash: string;
-  readonly madeAt: string;
-  readonly primary: string | null;
-  readonly candidate: string | null;
-  readonly by: string;
-  readonly reason: string;
-  readonly startedAt: string;
-  readonly finishedAt: string;
-  readonly steps: readonly { readonly id: string; readonly uses: string; readonly outcome: string; readonly by: string; readonly at: string; readonly output: string }[];
-}
-
 export function breakGlass(input: BreakGlassInput): BreakGlass {
   const { plan, roles } = input;
   const included = plan.steps.filter((step) => step.included);
@@ -61,7 +43,7 @@ export function breakGlass(input: BreakGlassInput): BreakGlass {
     '## Before anything',
     '',
     `1. **Is it still true?** It was made for ${roles.primary === null ? 'the nodes named in the steps' : `primary **${roles.primary}** and candidate **${roles.candidate ?? '?'}**`}. Step 1 asks; if it is otherwise, this is the wrong paper.`,
-    '2. **Stop every Holdfast worker** (`systemctl stop holdfast`). A run under way would go on beside you the moment Temporal is back. Start them only after this, when `temporal workflow terminate` or `holdfast abort` has ended that run.',
+    '2. **Stop every Holdfast worker** (`systemctl stop holdfast`). A run under way would go on beside you the moment Temporal is back. Start them only when Temporal is back and `temporal workflow terminate` has ended that run (it needs no worker, and undoes nothing).',
     '3. One person types, one reads along. Write time and initials at every step, and keep what the commands print.',
     '4. Copy the file of results (`.results.template.json`) and fill it in, now or afterwards. When Temporal is back: `holdfast evidence import FILE`.',
     '',
@@ -101,8 +83,8 @@ export function breakGlass(input: BreakGlassInput): BreakGlass {
   }
   out.push('## Afterwards', '', ...afterwards(input), '');
   const template: BreakGlassResults = {
-    format: 1, service: plan.service, runbook: plan.runbook, kind: plan.kind, mode: plan.mode, environment: plan.environment, planHash: plan.hash, madeAt: input.madeAt,
-    primary: roles.primary, candidate: roles.candidate, by: '', reason: '', startedAt: '', finishedAt: '',
+    format: 1, service: plan.service, runbook: plan.runbook, kind: plan.kind, mode: plan.mode, environment: plan.environment, parameters: { ...plan.parameters }, planHash: plan.hash, madeAt: input.madeAt,
+    primary: roles.primary, candidate: roles.candidate, by: '', reason: '', startedAt: '', finishedAt: '', lastGoodWriteAt: '', firstGoodWriteAt: '', lostTransactions: null,
     steps: included.map(({ id, uses }) => ({ id, uses, outcome: '', by: '', at: '', output: '' })),
   };
   return { name, markdown: `${out.join('\n').trimEnd()}\n`, template };
@@ -187,7 +169,7 @@ function backText(blocks: readonly ByHandBlock[], index: number, point: number):
 }
 
 function afterwards({ plan, roles }: BreakGlassInput): string[] {
-  const lines = ['1. `rm -rf "$HF"` once the results are safe: it holds passwords.', '2. Fill in the results, by whom and when. Leave empty what was not seen; write no figure that was not measured.', '3. When Temporal is back: end what still runs there (`holdfast status`), then `holdfast evidence import FILE`, then start the workers.'];
+  const lines = ['1. `rm -rf "$HF"` once the results are safe: it holds passwords.', '2. Fill in the results: for each step `done`, `skipped`, `failed` or `not begun`, by whom, when (with the zone: 2026-11-21T03:12:45+09:00), and what it printed. Leave empty what was not seen; write no figure that was not counted.', '3. When Temporal is back: `temporal workflow terminate` for what still runs of this service, then start the workers, then `holdfast evidence import FILE`.'];
   if (plan.kind !== 'runbook' && roles.primary !== null && plan.service !== null) lines.push(`4. ${roles.primary} stays fenced, and there is no redundancy on it, until: \`holdfast failover ${plan.service} --purpose failback --mode planned --reason "return to ${roles.primary}" --parameter node=${roles.primary}\``);
   return lines;
 }

@@ -1,10 +1,12 @@
 import { execFile } from 'node:child_process';
-import { readFileSync, readdirSync } from 'node:fs';
+import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import type { BreakGlassResults } from '../../src/model/break-glass-results.ts';
 import { fenceEpoch } from '../../src/systems/postgres-fence.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
+import type { ImportedResult } from '../../workflows/imported.ts';
 import { runHere, secretsOfTest } from '../cli/program.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory } from '../support.ts';
@@ -38,6 +40,10 @@ afterAll(async () => {
 
 function holdfast(...args: string[]): ReturnType<typeof runHere> {
   return runHere([...args, '--config', pair.context.configPath, '--runbooks', pair.context.runbookDirectory, ...NO_TEMPORAL], { env: secretsOfTest() });
+}
+
+function withTemporal(...args: string[]): ReturnType<typeof runHere> {
+  return runHere([...args, '--config', pair.context.configPath, '--runbooks', pair.context.runbookDirectory], { env: secretsOfTest() });
 }
 
 /** Reads the paper as a person does: headings, blocks, and the line after a block. */
@@ -145,6 +151,50 @@ describe('the break-glass checklist, typed into a shell without Temporal', { tim
     expect(epoch).toBeLessThanOrEqual(Date.now());
     await pair.servers.a.start();
     expect(await tryToWrite(pair, 'a')).toEqual([]);
+  });
+
+  it('what was written down is checked in full, held against the live systems, and recorded once', async () => {
+    const template = JSON.parse(readFileSync(join(folder, `${pair.service}-failover-planned.results.template.json`), 'utf8')) as BreakGlassResults;
+    const now = Date.now();
+    const at = (secondsAgo: number): string => new Date(now - secondsAgo * 1000).toISOString();
+    const filled: BreakGlassResults = {
+      ...template, by: 'ann', reason: 'Temporal was down', startedAt: at(60), finishedAt: at(1), lastGoodWriteAt: at(40), firstGoodWriteAt: at(20),
+      steps: template.steps.map((step, index) => ({ ...step, outcome: step.uses.startsWith('canary') ? 'skipped' : 'done', by: 'ann', at: at(50 - index), output: step.uses.startsWith('canary') ? 'not by hand' : 'as printed on the paper' })),
+    };
+    const file = (name: string, results: unknown): string => {
+      const path = join(testDirectory('results'), name);
+      writeFileSync(path, JSON.stringify(results));
+      return path;
+    };
+    const wrong = await holdfast('evidence', 'import', file('wrong.json', { ...filled, by: '', finishedAt: at(120), steps: [{ ...filled.steps[0]!, outcome: 'maybe' }, { ...filled.steps[1]!, at: '3 o’clock' }] }));
+    expect(wrong.code).toBe(2);
+    for (const part of ['by: empty', 'finishedAt: ', 'steps.0 (confirm).outcome: found "maybe"', 'steps.1 (approve).at: found "3 o’clock"']) expect(wrong.err).toContain(part);
+    expect((await holdfast('evidence', 'import', file('template.json', template))).err).toMatch(/\d+ thing\(s\)/);
+
+    const worker = await runningWorker(pair.context);
+    try {
+      const good = file('good.json', filled);
+      const { code, out, err } = await withTemporal('evidence', 'import', good, '--by', 'bob', '--json');
+      const result = JSON.parse(out) as ImportedResult;
+      if (result.checks === undefined) throw new Error(`${out}${err}`);
+      expect({ wrong: result.checks.filter((check) => !check.ok), code, err }).toMatchObject({ wrong: [], code: 0 });
+      expect(result).toMatchObject({ outcome: 'succeeded by hand', confirmed: true, service: pair.service });
+      expect(result.checks.map((check) => check.name).join('\n')).toMatch(/fenced before promoted[\s\S]*promote now: promoted[\s\S]*check-fence now: [\s\S]*swap-secret now: [\s\S]*dns now: /);
+      expect(result.measurements.find((item) => item.name === 'refused-write window')).toMatchObject({ measured: 20_000, note: 'as written down by ann' });
+      expect(result.measurements.find((item) => item.name === 'acknowledged writes lost')).toMatchObject({ measured: null });
+      expect(await withTemporal('evidence', 'verify', result.evidence)).toMatchObject({ code: 0, out: expect.stringContaining('intact') });
+      const report = readFileSync(join(result.evidence, 'report.md'), 'utf8');
+      expect(report).toContain('BY HAND');
+      expect(report).toContain('"source":"imported, by hand"');
+      expect(await withTemporal('evidence', 'import', good)).toMatchObject({ code: 4, err: expect.stringContaining('was imported already') });
+      // Somebody claims that b was fenced and a promoted: the live systems say otherwise, and the record says so.
+      const claim = await withTemporal('evidence', 'import', file('claim.json', { ...filled, primary: 'b', candidate: 'a', startedAt: at(61) }), '--json');
+      expect(claim.code).toBe(1);
+      expect(JSON.parse(claim.out)).toMatchObject({ outcome: 'succeeded by hand, not confirmed', confirmed: false });
+      expect((await withTemporal('audit', '--kind', 'imported')).out).toMatch(/succeeded by hand/);
+    } finally {
+      await worker.stop();
+    }
   });
 
   it('a failback by Holdfast copes with the fence that was made by hand', async () => {

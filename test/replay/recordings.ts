@@ -177,6 +177,19 @@ it('failback, to the node that was killed', async () => {
   await save(handle, 'failover.failback');
 });
 
+it('what was done by hand, recorded afterwards', async () => {
+  const at = new Date(Date.now() - 60_000).toISOString();
+  const step = (id: string, uses: string): object => ({ id, uses, outcome: 'done', by: 'ann', at, output: '' });
+  const results = {
+    format: 1, service: 'orders', runbook: 'database-failover', kind: 'failover', mode: 'planned', environment: 'test', parameters: { datastore: 'shop' }, planHash: 'of another day', madeAt: at,
+    primary: 'b', candidate: 'a', by: 'ann', reason: 'recorded for replay', startedAt: at, finishedAt: at, lastGoodWriteAt: '', firstGoodWriteAt: '', lostTransactions: null,
+    steps: [step('read-only', 'postgres.readOnly'), step('promote', 'postgres.promote'), step('swap-secret', 'secret.swap')],
+  };
+  const handle = await start('imported', 'by-hand', { results, importedBy: 'ann' });
+  expect(await handle.result()).toMatchObject({ service: 'orders', confirmed: false });
+  await save(handle, 'imported.by-hand');
+});
+
 it('all are there', () => {
-  expect(readdirSync(HISTORIES)).toHaveLength(12);
+  expect(readdirSync(HISTORIES)).toHaveLength(13);
 });

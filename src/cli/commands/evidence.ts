@@ -21,6 +21,15 @@ export function define(command: Command, io: Io): void {
     });
 
   command
+    .command('import')
+    .description('record what was done by hand from a break-glass checklist: checked in full, held against the live systems, signed as evidence; needs Temporal and a worker')
+    .argument('<file>', 'the filled-in results template that `holdfast plan --export` wrote')
+    .action(async (file: string) => {
+      const { importResults } = await import('../import-results.ts');
+      await importResults(io, file);
+    });
+
+  command
     .command('list')
     .description('list the evidence folders, newest first; each is verified while it is listed')
     .option('--directory <path>', 'where they are; default: evidence.directory of holdfast.yaml')
