@@ -67,6 +67,7 @@ export function breakGlass(input: BreakGlassInput): BreakGlass {
     if (kind?.pointOfNoReturn === true) out.push('**POINT OF NO RETURN. AFTER THIS STEP NOTHING IS TAKEN BACK. READ IT TWICE.**', '');
     if (kind?.refusesWrites === true) out.push(`**WRITES ARE REFUSED FROM THIS STEP ON. READ UP TO THE PROMOTION BEFORE YOU BEGIN. AT MOST ${formatDuration(plan.readOnlyDeadlineMs)}.**`, '');
     out.push(`\`${step.id}\` (${step.uses})  Time ____________  Initials ______`, '');
+    if (step.when !== undefined) out.push(`Only if all of this is so: ${step.when.map(({ value, ...rest }) => `\`${value}\` ${Object.entries(rest).map(([key, expected]) => `${key} ${JSON.stringify(expected)}`).join(', ')}`).join('; ')}.`, '');
     for (const text of body.say ?? []) out.push(text, '');
     for (const block of body.blocks) if (block.kind !== 'undo') out.push(...blockLines(block));
     for (const stop of body.stop) out.push(`- **Do not go on** when ${stop}.`);

@@ -117,11 +117,15 @@ export const BY_HAND: Readonly<Record<string, (call: ByHandCall) => ByHand>> = {
     stop: [],
     broken: 'call somebody',
   }),
+  'runbook.run': (call) => {
+    const { runbook, service, purpose } = call.inputs;
+    const exported = purpose === undefined ? textOf(runbook, 'RUNBOOK') : `${textOf(service, call.service ?? 'SERVICE')} --purpose ${textOf(purpose, 'failover')}`;
+    return { blocks: [], say: [`Follow the checklist that \`holdfast plan ${exported} --export FOLDER\` wrote, to its end. It has a point of no return of its own where it promotes.`], stop: ['that checklist says so'], broken: 'see that checklist' };
+  },
   // Kinds that a later catalogue may have.
   'controller.pause': (call) => patroni(call, 'pause'),
   'controller.resume': (call) => patroni(call, 'resume'),
   'postgres.repointStandbys': repoint,
-  'runbook.run': (call) => ({ blocks: [], say: [`Follow the checklist of runbook ${textOf(call.inputs['runbook'], '(named in the runbook)')}, made with: holdfast plan ${textOf(call.inputs['runbook'], 'NAME')} --export FOLDER`], stop: ['that checklist says so'], broken: 'see that checklist' }),
 };
 
 /** @returns undefined for a kind that nobody has described. */

@@ -4,7 +4,7 @@
  */
 import type { CheckResult } from './api.ts';
 import { stepKind } from './catalogue.ts';
-import { describeCheck, type PhaseResult, type Plan } from './execution.ts';
+import { conditionOf, describeCheck, startExecution, type ExecutionState, type PhaseResult, type Plan } from './execution.ts';
 import { fillReferences, referencesIn, type Json } from './runbook-schema.ts';
 import { stepText } from './step-text.ts';
 
@@ -23,6 +23,10 @@ export interface PlanViewStep {
   readonly included: boolean;
   /** Why it is not part of this run. */
   readonly leftOut: string | null;
+  /** null: it has none. `unknown`: a fact that comes up in the run decides. */
+  readonly condition: { readonly holds: 'yes' | 'no' | 'unknown'; readonly why: string } | null;
+  /** Steps it waits for, null: all before it. */
+  readonly needs: readonly string[] | null;
   readonly inputs: readonly { readonly name: string; readonly value: Json; readonly from: string | null }[];
   /** Inputs that only come up in the run, with the reference that gives them. */
   readonly comesUp: readonly { readonly name: string; readonly reference: string }[];
@@ -40,6 +44,8 @@ export interface PlanViewStep {
   /** null: it changes nothing. */
   readonly deadlineMs: number | null;
   readonly attempts: number | null;
+  /** For the whole step, from its begin; null: none. */
+  readonly stepDeadlineMs: number | null;
   /** From evidence of earlier runs; null: not known. */
   readonly took: StepTimes | null;
   readonly unknown: readonly string[];
@@ -78,9 +84,11 @@ const IN_GENERAL = [
 export function planView(plan: Plan, looks: readonly Look[], times: Readonly<Record<string, StepTimes>> = {}): PlanView {
   const facts: Record<string, Record<string, Json>> = {};
   for (const look of looks) if (look.result?.facts !== undefined) facts[look.step] = { ...facts[look.step], ...look.result.facts };
+  const state = stateOf(plan, facts);
   const point = plan.steps.findIndex((step) => step.included && stepKind(step.uses)?.pointOfNoReturn === true);
   const steps = plan.steps.map((planned, index): PlanViewStep => {
     const kind = stepKind(planned.uses);
+    const condition = planned.included && planned.when !== undefined ? (openCondition(plan, facts, planned) ?? conditionOf(plan, state, index)) : null;
     const own = looks.filter((look) => look.step === planned.id);
     const scope = { service: plan.service, mode: plan.mode, parameters: plan.parameters, steps: facts };
     const inputs: { name: string; value: Json; from: string | null }[] = [];
@@ -102,7 +110,9 @@ export function planView(plan: Plan, looks: readonly Look[], times: Readonly<Rec
       title: planned.title,
       uses: planned.uses,
       included: planned.included,
-      leftOut: planned.included ? null : `not part of a ${plan.mode} run`,
+      leftOut: !planned.included ? `not part of a ${plan.mode} run` : condition?.holds === 'no' ? `its condition does not hold: ${condition.why}` : null,
+      condition,
+      needs: planned.needs?.map((at) => plan.steps[at]!.id) ?? null,
       inputs,
       comesUp,
       finds: !planned.included ? 'not asked' : inspected === undefined ? (reads ? 'reads only' : 'not asked') : inspected.result === null ? 'no answer' : inspected.result.satisfied === true ? 'already satisfied' : 'would change',
@@ -117,8 +127,9 @@ export function planView(plan: Plan, looks: readonly Look[], times: Readonly<Rec
       skippable: kind?.skippable === true,
       deadlineMs: applies ? planned.applyMs : (kind?.phases.includes('verify') === true ? kind.verifyMs : null),
       attempts: applies ? planned.attempts : null,
+      stepDeadlineMs: planned.deadlineMs ?? null,
       took: Object.hasOwn(times, planned.id) ? times[planned.id]! : null,
-      unknown: text?.unknown ?? [],
+      unknown: [...(condition?.holds === 'unknown' ? [`whether it is carried out: ${condition.why}`] : []), ...(text?.unknown ?? [])],
     };
   });
   const why = steps.flatMap((step) => [
@@ -143,6 +154,22 @@ export function planView(plan: Plan, looks: readonly Look[], times: Readonly<Rec
     service: plan.service, runbook: plan.runbook, title: plan.title, kind: plan.kind, mode: plan.mode, environment: plan.environment, planHash: plan.hash,
     primary: role('primary'), candidate: role('candidate'), couldStart: why.length === 0, why, readOnlyDeadlineMs: plan.readOnlyDeadlineMs, approvals: plan.approval.count, steps, unknown,
   };
+}
+
+/** A condition on what a step finds out that has not run yet: also `exists` is decided then, not now. */
+function openCondition(plan: Plan, facts: ExecutionState['facts'], planned: Plan['steps'][number]): { holds: 'unknown'; why: string } | null {
+  const references = (planned.when ?? []).flatMap((condition) => referencesIn(condition.value));
+  const open = references.find((reference) => {
+    const [head, id] = reference.split('.');
+    return head === 'steps' && facts[id!] === undefined && plan.steps.some((step) => step.id === id && step.included);
+  });
+  return open === undefined ? null : { holds: 'unknown', why: `\${${open}} comes up in the run` };
+}
+
+/** As the interpreter would see it once the reading steps are done. */
+function stateOf(plan: Plan, facts: ExecutionState['facts']): ExecutionState {
+  const state = startExecution(plan, { epoch: 0, requestedBy: '', dryRun: true });
+  return { ...state, facts, steps: state.steps.map((step, index) => (plan.steps[index]!.included ? step : { ...step, status: 'done', outcome: 'skipped' })) };
 }
 
 /** How long steps took in earlier runs of this runbook and mode: their own evidence, never an estimate. */

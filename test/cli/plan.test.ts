@@ -1,4 +1,7 @@
+import { cpSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { stringify } from 'yaml';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { PlanView, PlanViewStep } from '../../src/model/plan-view.ts';
 import { secretVersions } from '../../src/systems/endpoint.ts';
@@ -102,6 +105,28 @@ describe('plan, with Temporal down', () => {
     expect(stepOf(view, 'rebuild')).toMatchObject({ finds: 'already satisfied', found: 'b streams already' });
     expect(await run('plan', 'ordres', ...NO_TEMPORAL)).toMatchObject({ code: 3, err: expect.stringMatching(/no service and no runbook named "ordres"[\s\S]*standby-rebuild/) });
     expect(await run('plan', service, '--mode', 'sideways')).toMatchObject({ code: 2 });
+  });
+
+  test('a nested runbook is asked its own guards, and a condition that only the run can decide is said', async () => {
+    const folder = testDirectory('runbooks');
+    cpSync(pair.context.runbookDirectory, folder, { recursive: true });
+    const step = (id: string, uses: string, more: object): object => ({ id, title: id, uses, narrative: 'x', ...more });
+    writeFileSync(join(folder, 'outer.yaml'), stringify({
+      name: 'outer', title: 'Outer', summary: 'x',
+      steps: [
+        step('confirm', 'postgres.health', { with: { datastore: 'shop' } }),
+        step('inner', 'runbook.run', { with: { runbook: 'standby-rebuild', parameters: { datastore: 'shop', node: 'a' } } }),
+        step('tell', 'notify.send', { with: { title: 'done' }, when: [{ value: '${steps.inner.evidence}', exists: true }] }),
+        step('never', 'notify.send', { with: { title: 'no' }, when: [{ value: '${steps.confirm.primary}', equals: 'z' }] }),
+      ],
+    }));
+    const { code, out } = await runHere(['plan', 'outer', '--service', service, '--config', pair.context.configPath, '--runbooks', folder, ...NO_TEMPORAL, '--json']);
+    const view = JSON.parse(out) as PlanView;
+    // a is the primary: the nested run would refuse to rebuild it.
+    expect({ code, why: view.why }).toEqual({ code: 1, why: expect.arrayContaining([expect.stringMatching(/^inner: rebuild: another node: expected not the primary itself, found a/)]) });
+    expect(stepOf(view, 'inner').does).toContain('runs runbook standby-rebuild as an execution of its own');
+    expect(stepOf(view, 'tell')).toMatchObject({ leftOut: null, condition: { holds: 'unknown', why: '${steps.inner.evidence} comes up in the run' } });
+    expect(stepOf(view, 'never')).toMatchObject({ leftOut: 'its condition does not hold: steps.confirm.primary is "a", the condition asks for "z"' });
   });
 
   test('--dry-run by a worker shows the same', async () => {

@@ -43,7 +43,7 @@ export function define(command: Command, io: Io): void {
       };
       const result = await execute<ExecutionResult>(io, { type: 'runbook', workflowId, input }, { wait: options.wait });
       if (result === undefined) return;
-      if (options.dryRun === true) await showDryRun(io, workflowId, result.failure);
+      if (options.dryRun === true) await showDryRun(io, workflowId, result);
       else showExecution(io, workflowId, result);
     });
 }
