@@ -55,6 +55,12 @@ export const STEP_TEXTS: Readonly<Record<string, (step: KnownStep) => StepText>>
   'canary.verify': (step) => reads(`ends the canary and reads every write that was acknowledged to it back from ${name(step, 'primary')}`, 'the refused-write window and the lost writes: both are measured, never foreseen'),
   'postgres.verifyRecentWrites': (step) => reads(`logs in to ${name(step, 'primary')} with the application's secret${step.inputs['query'] === undefined ? '' : ` and shows what "${text(step, 'query', '')}" gives`}`, 'the newest transaction'),
   'postgres.rebuildStandby': (step) => changes(`stops ${name(step, 'node')}, rewinds it with pg_rewind to where the timelines parted${step.inputs['allowBaseBackup'] === false ? '' : ' (else a new base backup)'}, starts it as a standby of ${name(step, 'primary', 'the present primary')} and lifts its fence. What ${name(step, 'node')} alone has is discarded`, 'whether pg_rewind is enough', 'how long copying takes'),
+  'controller.pause': (step) => ({
+    does: `looks for Patroni beside the servers of ${datastore(step)} and pauses it, so that two controllers never act at once${field(step, 'pausedBy', (who) => ` (paused already, by ${String(who)}: it is left so)`)}; where there is none, nothing`,
+    undo: 'resumes it, unless somebody else had paused it',
+    unknown: ['how long every member takes to read the pause'],
+  }),
+  'controller.resume': (step) => changes(`resumes Patroni, if this run paused it, once it names ${name(step, 'primary')} as its leader, and watches that it leaves the roles as they are; where there is none, nothing`, 'how long Patroni takes to see the new leader'),
   'runbook.run': (step) => ({
     does: `runs ${step.inputs['purpose'] === undefined ? `runbook ${text(step, 'runbook', '?')}` : `the runbook that ${text(step, 'service', 'the service')} has for ${text(step, 'purpose', '?')}`} as an execution of its own, with its own guards, approval and point of no return, and waits for its end`,
     undo: null,

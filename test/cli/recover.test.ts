@@ -89,7 +89,7 @@ describe('a real failover, operated from the command line', () => {
     expect(await queryOnce(pair.servers.b.connectionString(), 'select pg_is_in_recovery() as standby')).toEqual([{ standby: false }]);
 
     const audit = (await run('audit', id)).out;
-    expect(audit).toMatch(/operator decisions[\s\S]*retry +bob +completed +perhaps now\n.*retry +bob +completed +rolled out by hand/);
+    expect(audit).toMatch(/operator decisions[\s\S]*retry +bob +completed +perhaps now\n.*retry +bob +refused +perhaps now .*is stale.*\n.*retry +bob +completed +rolled out by hand/);
     expect(audit).toMatch(/postgres\.promote:apply +1 +completed/);
     expect(await run('evidence', 'verify', result.evidence!)).toMatchObject({ code: 0, out: expect.stringContaining('intact') });
     expect((await run('readiness', service)).code).toBe(1);

@@ -112,6 +112,17 @@ describe('the checklist', () => {
     expect(paper.markdown).toMatch(/the loss is NOT MEASURED/);
   });
 
+  it('pauses Patroni through every member, with its password by standard input only', async () => {
+    const controller = { type: 'patroni', members: { a: { api: 'http://db-a:8008' }, b: { api: 'http://db-b:8008', name: 'pg-b' } }, username: 'admin', password: 'env:PATRONI_PASSWORD', wait: 60_000 };
+    const managed = { ...CONFIG, datastores: { shop: { ...CONFIG.datastores['shop']!, controller } } } as unknown as Config;
+    const { markdown } = await made('failover', 'planned', managed);
+    for (const block of blocks(markdown)) execFileSync('sh', ['-n'], { input: block.sh, stdio: ['pipe', 'pipe', 'pipe'] });
+    expect(markdown.match(/curl -sS -m 15 -K - .*http:\/\/db-b:8008\/config/g)?.length).toBe(3); // Pause, resume, and on the way back.
+    expect(markdown).toContain('Prints `"name":"pg-b","role":"leader"`');
+    expect((await made('failover', 'forced', managed)).markdown).not.toContain('http://db-a:8008');
+    expect((await made('failover', 'planned')).markdown).toContain("application_name ilike 'patroni%'");
+  });
+
   it('asks for the roles where nobody knows them', () => {
     const call = { step: 'promote', uses: 'postgres.promote', mode: 'planned' as const, service: 'orders', inputs: { datastore: 'shop' }, kept: {}, roles: { primary: null, candidate: null }, approvals: 0, readOnlyDeadlineMs: 1, config: CONFIG };
     expect(() => byHand(call)).toThrow(/which node is the primary is not known|which node is the candidate is not known/);
