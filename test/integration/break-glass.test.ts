@@ -26,6 +26,7 @@ let folder: string;
 const NO_TEMPORAL = ['--address', '127.0.0.1:1'];
 
 beforeAll(async () => {
+  if ((await shell('aws --version && psql --version', '/')).code !== 0) throw new Error('this test types a checklist into a shell, which needs the AWS command line and psql: apt-get install awscli postgresql-client');
   processes = createProcesses({ directory: testDirectory('break-glass') });
   pair = await databasePair(processes);
   folder = testDirectory('paper');
