@@ -15,7 +15,7 @@ export function createEvidenceActivities(context: Context) {
       const signingKey = evidence.signingKey === undefined ? undefined : await context.secrets.resolve(evidence.signingKey);
       const prepared = prepareEvidence(input, environment, signingKey);
       const written = await writeEvidenceFolder(resolve(dirname(context.configPath), evidence.directory), prepared);
-      if (evidence.store !== undefined) await copyEvidence(context, evidence.store, prepared.folder, written.files, Date.now());
+      if (evidence.store !== undefined) await copyEvidence(context, evidence.store, prepared.folder, { ...prepared.attached, ...written.files }, Date.now());
       context.log.info({ evidence: written.directory, signed: written.signed, outcome: input.outcome }, 'evidence written');
       return { id: prepared.id, directory: written.directory, sha256: written.sha256, signed: written.signed };
     },

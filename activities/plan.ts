@@ -2,15 +2,17 @@ import { createHash } from 'node:crypto';
 import type { CheckResult } from '../src/model/api.ts';
 import type { ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
-import { HoldfastError } from '../src/model/errors.ts';
+import { parseDocument, pathText, valueAt } from '../src/model/document.ts';
+import { formatFinding, HoldfastError } from '../src/model/errors.ts';
 import { canonicalJson } from '../src/model/evidence.ts';
 import type { Plan, PlannedStep } from '../src/model/execution.ts';
-import { pathText } from '../src/model/document.ts';
-import { inputIssues, parameterProblem } from '../src/model/runbook-check.ts';
+import { originOf } from '../src/model/failback.ts';
+import { inputIssues, parameterProblem, runbookOf } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { listBackups } from '../src/systems/backup-catalogue.ts';
 import { datastoreOf, serviceOf, storeOf, unknownName, type Context } from '../src/systems/context.ts';
+import { MASK } from '../src/systems/log.ts';
 import { openStore } from '../src/systems/store.ts';
 import { loadRunbook } from '../src/systems/runbook-file.ts';
 import { withActivityFailures } from './failure.ts';
@@ -26,6 +28,8 @@ export interface PlanRequest {
   readonly parameters: Readonly<Record<string, unknown>>;
   /** SHA-256 that the runbook's document must have. */
   readonly expectedDocument?: string;
+  /** failover: a runbook as YAML text, instead of the service's own. */
+  readonly document?: string;
 }
 
 /** Deeper nesting is a circle, or nobody understands it any more. */
@@ -80,8 +84,7 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
   const { config } = context;
   if (!(MODES as readonly string[]).includes(request.mode)) throw unknownName('mode', String(request.mode), MODES);
   const service = request.service === null ? null : serviceOf(config, request.service);
-  const runbookName = request.type === 'runbook' ? request.runbook! : runbookFor(service!, request.service!, request.purpose ?? 'failover');
-  const { runbook } = await loadRunbook(context.runbookDirectory, runbookName);
+  const runbook = request.document === undefined ? await namedRunbook(context, request, service) : givenRunbook(request, request.document);
   const parameters = resolveParameters(context, runbook, service, request.parameters);
   const misfits = inputIssues(runbook, { service: request.service, mode: request.mode, parameters });
   if (misfits.length > 0) {
@@ -113,6 +116,7 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
       ...(nested.has(step.id) ? { nestedDocument: nested.get(step.id)! } : {}),
     };
   });
+  const counts = approvalCounts(service, request.purpose);
   const body: Omit<Plan, 'hash'> = {
     document,
     kind: request.type === 'runbook' ? 'runbook' : request.purpose === 'failback' ? 'failback' : 'failover',
@@ -127,8 +131,8 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
         ? null
         : { rtoMs: service.objectives.rto, rpoMs: service.objectives.rpo, refusedWritesMs: service.objectives.refusedWrites ?? null, lostWrites: service.objectives.lostWrites },
     approval: {
-      count: service === null ? 0 : service.approval[request.mode],
-      counts: { planned: service?.approval.planned ?? 0, forced: service?.approval.forced ?? 0 },
+      count: counts[request.mode],
+      counts,
       approvers: service?.approval.approvers ?? [],
       expiresMs: service?.approval.expires ?? 1_800_000,
     },
@@ -163,6 +167,41 @@ async function nestedDocuments(context: Context, runbook: Runbook, service: Serv
     await nestedDocuments(context, inner, of, path);
   }
   return documents;
+}
+
+async function namedRunbook(context: Context, request: PlanRequest, service: ServiceConfig | null): Promise<Runbook> {
+  const name = request.type === 'runbook' ? request.runbook! : runbookFor(service!, request.service!, request.purpose ?? 'failover');
+  return (await loadRunbook(context.runbookDirectory, name)).runbook;
+}
+
+/** The document of the input, under the rules of any runbook file. One that was generated says what it is for, and is held to it. */
+function givenRunbook(request: PlanRequest, text: string): Runbook {
+  const purpose = request.purpose ?? 'failover';
+  if (purpose !== 'failover' && purpose !== 'failback') {
+    throw new HoldfastError('document-purpose', `a document was given for the purpose "${purpose}"`, { next: 'use purpose failback or failover, or leave the document out' });
+  }
+  if (text.includes(MASK)) {
+    throw new HoldfastError('document-masked', `a text of the document was masked (${MASK}) when it was written to evidence: it would not do what the failover did`, { next: 'use the document of the execution’s result (holdfast failback SERVICE --print), or put the value back' });
+  }
+  const document = parseDocument('document', text);
+  const name = valueAt(document.value, ['name']);
+  const { runbook, findings } = runbookOf(document, typeof name === 'string' ? name : '');
+  if (runbook === undefined) {
+    const errors = findings.filter(({ level }) => level === 'error');
+    throw new HoldfastError('document-invalid', `${errors.length} error(s) in the document:\n${findings.map(formatFinding).join('\n')}`, { next: 'correct the lines above and start again' });
+  }
+  const origin = originOf(text);
+  if (origin !== null && (origin.service !== request.service || origin.purpose !== purpose)) {
+    throw new HoldfastError('document-foreign', `the document was generated for the ${origin.purpose} of ${origin.service}, not for the ${purpose} of ${request.service}`, { next: `start it with service ${origin.service} and purpose ${origin.purpose}` });
+  }
+  return runbook;
+}
+
+/** How many people must agree in each mode. The way back has a number of its own; forced, it is never fewer than that. */
+function approvalCounts(service: ServiceConfig | null, purpose: string | null): Record<Mode, number> {
+  if (service === null) return { planned: 0, forced: 0 };
+  const { planned, forced, failback = planned } = service.approval;
+  return purpose === 'failback' ? { planned: failback, forced: Math.max(failback, forced) } : { planned, forced };
 }
 
 function runbookFor(service: ServiceConfig, name: string, purpose: string): string {

@@ -76,7 +76,8 @@ const rebuild: StepDefinition = {
     const { name, host } = hostOf(step);
     const roles = await roleChecks(step);
     const primaryStatus = await nodeStatus(step.context, datastoreFor(step), await primaryOf(step));
-    const state = await hostState(host, step.signal);
+    const empty = await withoutFiles(host, step.signal);
+    const state = empty ? 'no files' : await hostState(host, step.signal);
     const { systemIdentifier: identifier } = await controlData(host, step.signal);
     return guarded([
       ...roles,
@@ -104,7 +105,8 @@ const rebuild: StepDefinition = {
     const copying = `application_name=${copierName(name)}`;
     const started = step.nowMs();
     const alone = await endOrphans(step, host, name, primary);
-    await stopOnHost(host, 'fast', step.signal);
+    // A new host, or one whose disk was lost: nothing runs there that could be stopped.
+    if (!(await withoutFiles(host, step.signal))) await stopOnHost(host, 'fast', step.signal);
     let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfoValue(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });
     if (method !== null) {
       await writeStandbySettings(step, host, settings);
@@ -216,6 +218,17 @@ async function rewind(step: StepRun, how: { host: Host; alone: readonly string[]
   }
 }
 
+/**
+ * The host answers and says that the data directory is missing or empty. What it may not look into, or what holds anything at all,
+ * is not empty: a server of somebody else may live there.
+ */
+async function withoutFiles(host: Host, signal: AbortSignal): Promise<boolean> {
+  const ask = (argv: readonly string[]): ReturnType<typeof runOnNode> => runOnNode(host, argv, { allowFailure: true, signal });
+  if ((await ask(['test', '-e', host.dataDirectory])).code === 1) return (await ask(['test', '-x', posix.dirname(host.dataDirectory)])).code === 0;
+  const inside = await ask(['find', host.dataDirectory, '-mindepth', '1', '-maxdepth', '1', '-print', '-quit']);
+  return inside.code === 0 && inside.stdout === '';
+}
+
 /** The fence in the node's own files, for whoever starts it meanwhile. Lifted by `openRules` once it is a standby. */
 async function fenceRules(step: StepRun, host: Host, admin: string): Promise<void> {
   const file = posix.join(host.dataDirectory, 'pg_hba.conf');
@@ -243,6 +256,10 @@ async function baseBackup(step: StepRun, host: Host, alone: readonly string[], c
   await runOnNode(host, ['touch', posix.join(fresh, 'standby.signal')], { signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
   await runOnNode(host, ['mv', host.dataDirectory, old], { allowFailure: true, signal: step.signal });
+  // Still there, `mv` would put the copy inside it: a mount point cannot be moved.
+  if ((await runOnNode(host, ['test', '-e', host.dataDirectory], { allowFailure: true, signal: step.signal })).code !== 1) {
+    throw new HoldfastError('data-directory-busy', `${host.dataDirectory} cannot be moved out of the way (is it a mount point?); the new copy is in ${fresh}`, { next: 'make the data directory a folder below the mount point, then retry the step' });
+  }
   await runOnNode(host, ['mv', fresh, host.dataDirectory], { signal: step.signal });
   await runOnNode(host, ['rm', '-rf', old], { signal: step.signal });
 }

@@ -5,7 +5,8 @@ import type { createPlanActivities, PlanRequest } from '../activities/plan.ts';
 import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type Notice, type RunbookInput } from '../src/model/api.ts';
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
 import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
-import { checksOf, factsOf, failbackPlan, measureFailover, timelineOf } from '../src/model/measure.ts';
+import { failbackText, generateFailback, originOf, type GeneratedFailback } from '../src/model/failback.ts';
+import { checksOf, factsOf, measureFailover, timelineOf } from '../src/model/measure.ts';
 import type { Override } from '../src/model/rules.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { classify, createExecution } from './interpreter.ts';
@@ -45,6 +46,8 @@ export interface ExecutionResult {
   /** Folder of the evidence, or why there is none. */
   readonly evidence: string | null;
   readonly checks: readonly CheckResult[];
+  /** The way back, generated from what was changed, or why there is none; null for a dry run. */
+  readonly failback?: GeneratedFailback | null;
   readonly steps: readonly { id: string; uses: string; outcome: string; ms: number | null; summary: string }[];
 }
 
@@ -52,7 +55,7 @@ export interface ExecutionResult {
 export async function failover(input: FailoverInput): Promise<ExecutionResult> {
   const parsed = parseInput('failover', failoverInputSchema, input);
   return execute(
-    { type: 'failover', service: parsed.service, purpose: parsed.purpose, runbook: null, mode: parsed.mode, parameters: parsed.parameters, ...(parsed.expectedDocument === undefined ? {} : { expectedDocument: parsed.expectedDocument }) },
+    { type: 'failover', service: parsed.service, purpose: parsed.purpose, runbook: null, mode: parsed.mode, parameters: parsed.parameters, ...(parsed.document === undefined ? {} : { document: parsed.document }), ...(parsed.expectedDocument === undefined ? {} : { expectedDocument: parsed.expectedDocument }) },
     whoOf(parsed),
   );
 }
@@ -94,7 +97,7 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   const state = await execution.run();
   clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told.
-  return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who));
+  return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who, request.document));
 }
 
 /** The objective's end alerts; it never aborts: half a promotion is worse than a late one. */
@@ -117,7 +120,7 @@ async function send(notice: Notice): Promise<void> {
   }
 }
 
-async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who): Promise<ExecutionResult> {
+async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, document: string | undefined): Promise<ExecutionResult> {
   const info = workflowInfo();
   const outcome = state.final ?? 'failed';
   // A nested run measures itself; a runbook without a promotion of its own has nothing to measure.
@@ -138,6 +141,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     missed: measured?.missed ?? [],
     evidence: null,
     checks: checksOf(state),
+    failback: who.dryRun ? null : generateFailback(plan, state, { workflowId: info.workflowId, runId: info.runId, atMs: Date.now() }),
     steps: state.steps.map((step) => ({
       id: step.id,
       uses: step.uses,
@@ -147,7 +151,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     })),
   };
   if (who.dryRun) return result;
-  const evidence = await recordEvidence(plan, state, startedAtMs, who, result, info.workflowId, info.runId);
+  const evidence = await recordEvidence(plan, state, startedAtMs, who, result, info.workflowId, info.runId, document);
   const complete = { ...result, evidence };
   await tell(plan, complete, startedAtMs);
   if (outcome !== 'succeeded') {
@@ -157,8 +161,10 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
 }
 
 async function recordEvidence(
-  plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, workflowId: string, runId: string,
+  plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, workflowId: string, runId: string, document: string | undefined,
 ): Promise<string> {
+  const failback = result.failback ?? null;
+  const at = new Date(Date.now()).toISOString();
   const record: EvidenceInput = {
     kind: plan.kind,
     subject: plan.service ?? plan.runbook,
@@ -171,13 +177,17 @@ async function recordEvidence(
     requestedBy: who.requestedBy,
     reason: who.reason,
     startedAt: new Date(startedAtMs).toISOString(),
-    finishedAt: new Date(Date.now()).toISOString(),
+    finishedAt: at,
     planHash: plan.hash,
     measurements: result.measurements,
     timeline: timelineOf(state),
     checks: result.checks,
-    facts: factsOf(plan, state, startedAtMs),
-    appendix: `## Failback\n\n${failbackPlan(plan, state)}`,
+    facts: [
+      ...factsOf(plan, state, startedAtMs),
+      ...(document === undefined ? [] : [{ at: new Date(startedAtMs).toISOString(), kind: 'given document', data: { document, origin: originOf(document) } }]),
+      ...(failback === null ? [] : [{ at, kind: 'failback', data: failback }]),
+    ],
+    appendix: failback === null ? undefined : `## Failback\n\n${failbackText(failback)}`,
   };
   try {
     const location: EvidenceLocation = await writeEvidence(record);

@@ -31,6 +31,7 @@ export const COMMANDS: readonly CommandEntry[] = [
   { group: 'Recover', name: 'readiness', summary: 'could this service be recovered right now, and how do we know', load: () => import('./commands/readiness.ts') },
   { group: 'Recover', name: 'plan', summary: 'what a failover or runbook would do, against live state; or as a break-glass checklist', load: () => import('./commands/plan.ts') },
   { group: 'Recover', name: 'failover', summary: 'fail a service over: planned or forced', load: () => import('./commands/failover.ts') },
+  { group: 'Recover', name: 'failback', summary: 'return to the first primary by what the last failover generated', load: () => import('./commands/failback.ts') },
   { group: 'Recover', name: 'run', summary: 'execute any other runbook', load: () => import('./commands/run.ts') },
   { group: 'Recover', name: 'status', summary: 'what is running, or one execution live', load: () => import('./commands/status.ts') },
 

@@ -86,16 +86,17 @@ async function chain(environment: LocalEnvironment, writer: Writer, figures: Fig
     return `proved exactly: ${compared.tables} tables, ${Number(compared.rows).toLocaleString('en-US')} rows, ${compared.sequences} sequences, ${compared.largeObjects} large objects, ${compared.schemaObjects} schema objects, ${compared.roles} roles; ${result.checks.length} checks green`;
   });
 
-  await switchOver(environment, writer, figures, evidence, 'planned failover', 'a', 'b', { purpose: 'failover' });
-  await switchOver(environment, writer, figures, evidence, 'planned failback', 'b', 'a', { purpose: 'failback', parameters: { node: 'a' } });
+  const { failback } = await switchOver(environment, writer, figures, evidence, 'planned failover', 'a', 'b', { purpose: 'failover' });
+  if (failback?.document == null) throw new HoldfastError('demo-failback', `the failover generated no way back: ${failback?.reason ?? 'no reason given'}`);
+  await switchOver(environment, writer, figures, evidence, 'planned failback', 'b', 'a', { purpose: 'failback', document: failback.document });
   await rebuild(environment, 'b');
   await forcedFailover(environment, writer, figures, evidence);
   await rebuild(environment, 'a');
 }
 
 /** A planned switch under writes: what Holdfast measured, beside what the application itself saw. */
-async function switchOver(environment: LocalEnvironment, writer: Writer, figures: Figure[], evidence: string[], name: string, from: NodeName, to: NodeName, input: object): Promise<void> {
-  await step(
+async function switchOver(environment: LocalEnvironment, writer: Writer, figures: Figure[], evidence: string[], name: string, from: NodeName, to: NodeName, input: object): Promise<ExecutionResult> {
+  const { result } = await step(
     name,
     async () => {
       const fromMs = Date.now();
@@ -114,6 +115,7 @@ async function switchOver(environment: LocalEnvironment, writer: Writer, figures
     },
     ({ result, gap, lost }) => `${from} -> ${to}; application without writes for ${formatDuration(gap.lengthMs)}, ${lost.length} acknowledged lost; ${parts(result)}`,
   );
+  return result;
 }
 
 async function forcedFailover(environment: LocalEnvironment, writer: Writer, figures: Figure[], evidence: string[]): Promise<void> {

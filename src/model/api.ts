@@ -5,6 +5,7 @@
 import { z } from 'zod';
 import { breakGlassResultsSchema } from './break-glass-results.ts';
 import type { Proof } from './proof.ts';
+import { MAX_DOCUMENT_CHARACTERS } from './failback.ts';
 import { RULE_NAMES, type RuleName } from './rules.ts';
 
 const why = z.string().min(1);
@@ -30,6 +31,8 @@ export const failoverInputSchema = z.strictObject({
   /** Which of the service's runbooks: `failover` or `failback`. */
   purpose: z.string().default('failover'),
   parameters: z.record(z.string(), z.unknown()).default({}),
+  /** A runbook as YAML text, instead of the service's own: what a failover's result carries as its way back. */
+  document: z.string().min(1).max(MAX_DOCUMENT_CHARACTERS, `at most ${MAX_DOCUMENT_CHARACTERS} characters`).optional(),
   dryRun: z.boolean().default(false),
   /** Rules that the requester breaks on purpose; each needs its own reason. */
   overrides,

@@ -211,6 +211,7 @@ export const serviceSchema = z.strictObject({
     .strictObject({
       planned: z.int().min(0).default(0).meta({ description: 'For a planned failover.' }),
       forced: z.int().min(0).default(0).meta({ description: 'For a forced one.' }),
+      failback: z.int().min(0).optional().meta({ description: "For the way back; default: planned's." }),
       approvers: z.array(z.string().min(1)).default([]).meta({ description: 'Only these people may approve or reject; empty: anybody but the one who asked.' }),
       expires: durationMs.prefault('30m').meta({ description: 'Too few approvals by then mean: denied.' }),
     })

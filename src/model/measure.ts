@@ -30,6 +30,12 @@ function took(step: StepState | undefined): number | null {
   return step?.startedAtMs == null || step.endedAtMs === null || step.outcome === 'skipped' ? null : step.endedAtMs - step.startedAtMs;
 }
 
+/** The rebuild that came before the promotion, when it ended. */
+function rebuildBefore(state: ExecutionState): StepState | undefined {
+  const promote = state.steps.findIndex((step) => step.uses === 'postgres.promote');
+  return state.steps.find((step, index) => step.uses === 'postgres.rebuildStandby' && index < promote && step.endedAtMs !== null && step.outcome !== 'skipped');
+}
+
 /** @param startedAtMs start of the execution, epoch milliseconds */
 export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: number): FailoverMeasurements {
   const forced = plan.mode === 'forced';
@@ -39,8 +45,12 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   const lastCommitMs = typeof lastCommit === 'string' ? Date.parse(lastCommit) : null;
   const promotedAt = numberFact(state, 'postgres.promote', 'promotedAtMs');
   const promoteStart = stepUsing(state, 'postgres.promote')?.startedAtMs ?? null;
-  const firstChange = state.ledger.find((entry) => entry.phase === 'apply')?.atMs ?? null;
-  const failureBegan = forced ? lastCommitMs : startedAtMs;
+  const firstChange = state.ledger.find((entry) => entry.phase === 'apply' && entry.uses !== 'postgres.rebuildStandby')?.atMs ?? null;
+  const waits = state.steps.filter((step) => step.uses === 'operator.approval').map(took).filter((ms) => ms !== null);
+  const decided = waits.length === 0 ? null : waits.reduce((sum, ms) => sum + ms, 0);
+  // While a standby is rebuilt the service runs: what comes after that is the recovery.
+  const rebuild = rebuildBefore(state);
+  const failureBegan = forced ? lastCommitMs : (rebuild?.endedAtMs ?? startedAtMs);
   const noWrite = 'no acknowledged write on the new primary was seen';
   const promotion = stepUsing(state, 'postgres.promote');
   const promotedHow = promotedAt !== null ? null : promotion?.outcome !== 'changed' ? 'not promoted' : "promoted, but nobody saw when: its answer was lost or a person declared it";
@@ -51,7 +61,7 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   };
   const measurements: Measurement[] = [
     {
-      name: forced ? 'RTO: last commit before the failure to first good write' : 'RTO: start to first good write',
+      name: forced ? 'RTO: last commit before the failure to first good write' : rebuild === undefined ? 'RTO: start to first good write' : 'RTO: standby rebuilt to first good write',
       unit: 'ms',
       objective: objectives?.rtoMs ?? null,
       measured: firstGood === null || failureBegan === null ? null : Math.max(0, firstGood - failureBegan),
@@ -67,7 +77,8 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
     },
     lostWrites(plan, state),
     ...(forced ? [{ name: 'detect: last commit to start', unit: 'ms' as const, objective: null, measured: lastCommitMs === null ? null : Math.max(0, startedAtMs - lastCommitMs), ...(lastCommitMs === null ? { note: 'the candidate had replayed no transaction' } : {}) }] : []),
-    { name: 'decide: waiting for approval', unit: 'ms', objective: null, measured: took(stepUsing(state, 'operator.approval')), ...(took(stepUsing(state, 'operator.approval')) === null ? { note: 'no approval was asked for' } : {}) },
+    ...(rebuild === undefined ? [] : [{ name: 'rebuild: standby rebuilt and caught up', unit: 'ms' as const, objective: null, measured: took(rebuild), note: `by ${String(factOf(state, 'postgres.rebuildStandby', 'method') ?? 'an unknown method')}` }]),
+    { name: 'decide: waiting for approval', unit: 'ms', objective: null, measured: decided, ...(decided === null ? { note: 'no approval was asked for' } : {}) },
     { name: 'execute: first change to promoted', unit: 'ms', objective: null, measured: promotedAt === null || firstChange === null ? null : Math.max(0, promotedAt - firstChange), ...noteOf(promotedHow) },
     { name: 'promotion', unit: 'ms', objective: null, measured: promotedAt === null || promoteStart === null ? null : promotedAt - promoteStart, ...noteOf(promotedHow) },
     { name: 'promoted to first good write', unit: 'ms', objective: null, measured: promotedAt === null || firstGood === null ? null : Math.max(0, firstGood - promotedAt), ...(firstGood === null ? { note: noWrite } : noteOf(promotedHow, ...canaries)) },
@@ -147,25 +158,4 @@ export function factsOf(plan: Plan, state: ExecutionState, startedAtMs: number):
     ...state.ledger.map((entry) => ({ at: at(entry.atMs), kind: 'effect', data: entry })),
     ...state.decisions.map((decision) => ({ at: at(decision.atMs), kind: 'decision', data: decision })),
   ];
-}
-
-/** How to return to the first primary, from what was really changed. Never carried out automatically. */
-export function failbackPlan(plan: Plan, state: ExecutionState): string {
-  const primary = factOf(state, 'postgres.health', 'primary');
-  const candidate = factOf(state, 'postgres.health', 'candidate');
-  if (!state.pastPointOfNoReturn || typeof primary !== 'string' || typeof candidate !== 'string' || plan.service === null) {
-    return 'Nothing was promoted: there is nothing to fail back from.';
-  }
-  const effects = state.ledger.filter((entry) => entry.phase === 'apply' && entry.outcome === 'changed').map((entry) => `- ${entry.step} (${entry.uses}): ${JSON.stringify(entry.before)} -> ${JSON.stringify(entry.after)}`);
-  const input = JSON.stringify({ service: plan.service, mode: 'planned', purpose: 'failback', reason: 'return to the first primary', requestedBy: '<you>', parameters: { node: primary } });
-  return [
-    `The primary is now ${candidate}; ${primary} is fenced. What was changed:`,
-    ...effects,
-    '',
-    'To return, when the cause is mended:',
-    `1. Rebuild ${primary} as a standby of ${candidate}, let it catch up, and switch over, in one run:`,
-    `   holdfast failover ${plan.service} --purpose failback --mode planned --reason "return to ${primary}" --parameter node=${primary}`,
-    `   or: temporal workflow start --type failover --workflow-id failover/${plan.service} --task-queue <queue> --input '${input}'`,
-    `2. Until then there is no redundancy on ${primary}, and it must not be started by hand without standby.signal.`,
-  ].join('\n');
 }

@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, open, readdir, readFile, rename, rm } from 'node:fs/pro
 import { basename, dirname, join, resolve } from 'node:path';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { chainFacts, checkReport, evidenceFolder, factsOf, reportOf, serialiseReport, type EvidenceInput, type Report } from '../model/evidence.ts';
+import { filesInFacts } from '../model/evidence-files.ts';
 import { renderHtml, renderMarkdown } from '../model/evidence-report.ts';
 import { redactValue } from './log.ts';
 
@@ -43,6 +44,8 @@ export interface PreparedEvidence {
   /** Name of the folder. */
   readonly folder: string;
   readonly files: Readonly<Record<EvidenceFile, string>>;
+  /** Files whose text stands in a fact. */
+  readonly attached: Readonly<Record<string, string>>;
   readonly signed: boolean;
 }
 
@@ -54,7 +57,7 @@ export function prepareEvidence(input: EvidenceInput, environment: string, signi
   const facts = chainFacts(factsOf(clean, id, environment), sha256Hex);
   const report = reportOf(facts);
   const reports = { 'report.html': renderHtml(report), 'report.json': serialiseReport(facts), 'report.md': renderMarkdown(report) };
-  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signatureOf(reports, signingKeyPem) }, signed: signingKeyPem !== undefined };
+  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signatureOf(reports, signingKeyPem) }, attached: filesInFacts(facts), signed: signingKeyPem !== undefined };
 }
 
 function signatureOf(reports: Readonly<Record<string, string>>, signingKeyPem: string | undefined): string {
@@ -115,7 +118,7 @@ export async function writeEvidenceFolder(directory: string, evidence: PreparedE
   await mkdir(dirname(target), { recursive: true });
   const temporary = await mkdtemp(join(dirname(target), `.${evidence.folder}-`));
   try {
-    for (const name of EVIDENCE_FILES) await writeSynced(join(temporary, name), evidence.files[name]);
+    for (const [name, content] of Object.entries({ ...evidence.attached, ...evidence.files })) await writeSynced(join(temporary, name), content);
     await syncDirectory(temporary);
     try {
       await rename(temporary, target);
@@ -179,7 +182,14 @@ export interface EvidenceVerdict {
 export async function verifyEvidenceFolder(path: string, publicKeyPem?: string): Promise<EvidenceVerdict> {
   const { contents, extra } = await readFolder(path);
   const verdict = verifyFiles(contents, publicKeyPem);
-  return { ...verdict, notes: [...verdict.notes, ...extra.map((name) => `${name} is not part of the evidence: no signature covers it`)] };
+  const attached = filesInFacts(verdict.report?.facts ?? []);
+  const changed: string[] = [];
+  for (const [name, text] of Object.entries(attached)) {
+    if (!extra.includes(name)) changed.push(`${name} is missing: its text stands in report.json`);
+    else if (!(await readFile(join(path, name))).equals(Buffer.from(text))) changed.push(`${name} was changed: it is not the text that stands in report.json`);
+  }
+  const foreign = extra.filter((name) => !Object.hasOwn(attached, name));
+  return { ...verdict, ok: verdict.ok && changed.length === 0, problems: [...verdict.problems, ...changed], notes: [...verdict.notes, ...foreign.map((name) => `${name} is not part of the evidence: no signature covers it`)] };
 }
 
 async function readFolder(path: string): Promise<{ contents: Partial<Record<EvidenceFile, Buffer>>; extra: string[] }> {

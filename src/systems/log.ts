@@ -2,7 +2,8 @@ import pino, { type Logger } from 'pino';
 
 export type { Logger };
 
-const MASK = '[redacted]';
+/** Stands where a secret was. */
+export const MASK = '[redacted]';
 /** The one registry of secrets: every value a resolver hands out is entered here, and every log line passes it. */
 const secrets = new Set<string>();
 

@@ -3,9 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { configOf, type ConfigSurroundings } from '../../src/model/config.ts';
-import { nearest, parseDocument, secretShape } from '../../src/model/document.ts';
+import { nearest, parseDocument } from '../../src/model/document.ts';
 import { ConfigError, type Finding } from '../../src/model/errors.ts';
 import { runbookSchema } from '../../src/model/runbook-schema.ts';
+import { secretShape } from '../../src/model/secret-shape.ts';
 import { loadConfig } from '../../src/systems/config-file.ts';
 
 const GOOD = `version: 1

@@ -5,6 +5,9 @@ import { CATALOGUE, type Phase } from '../../src/model/catalogue.ts';
 import {
   leftOut, mayBePromoted, nextAction, OPERATOR_ACTIONS, reduce, refusal, startExecution, type ExecutionEvent, type ExecutionState, type OperatorRequest, type PhaseResult, type Plan,
 } from '../../src/model/execution.ts';
+import { parseDocument } from '../../src/model/document.ts';
+import { generateFailback } from '../../src/model/failback.ts';
+import { inputIssues, runbookOf } from '../../src/model/runbook-check.ts';
 import type { Json, Mode, Runbook } from '../../src/model/runbook-schema.ts';
 import { loadRunbook } from '../../src/systems/runbook-file.ts';
 
@@ -203,6 +206,20 @@ describe('any execution of the failover and failback runbooks', () => {
         // The same request again, as a double click sends it, is refused.
         expect(refusal(plan, after, event.action, event.request)).not.toBeNull();
       }
+    }), RUNS);
+  });
+
+  it('has a valid way back once it is past the point of no return, and none before', () => {
+    fc.assert(fc.property(arbitraryWalk, ({ plan, end }) => {
+      const { document, reason, origin } = generateFailback(plan, end, { workflowId: 'failover/orders', runId: 'r', atMs: 1 });
+      expect({ document: document !== null, reason: reason === null }).toEqual({ document: end.pastPointOfNoReturn, reason: end.pastPointOfNoReturn });
+      if (document === null) return;
+      const { runbook, findings } = runbookOf(parseDocument('failback.yaml', document), `generated-${origin!.purpose}`);
+      expect(findings.filter(({ level }) => level === 'error')).toEqual([]);
+      expect(inputIssues(runbook!, { service: 'orders', mode: 'planned', parameters: {} })).toEqual([]);
+      // Whatever was left undone: the rebuild comes before the refused writes, and those before the promotion.
+      const at = (uses: string): number => runbook!.steps.findIndex((step) => step.uses === uses);
+      expect([at('postgres.rebuildStandby'), at('postgres.readOnly'), at('postgres.promote')]).toEqual([at('postgres.rebuildStandby'), at('postgres.readOnly'), at('postgres.promote')].sort((a, b) => a - b));
     }), RUNS);
   });
 

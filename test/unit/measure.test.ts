@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { Measurement } from '../../src/model/evidence.ts';
 import type { ExecutionState, Plan } from '../../src/model/execution.ts';
-import { checksOf, factsOf, failbackPlan, measureFailover, timelineOf } from '../../src/model/measure.ts';
+import { checksOf, factsOf, measureFailover, timelineOf } from '../../src/model/measure.ts';
 import type { Json } from '../../src/model/runbook-schema.ts';
 import { Run, badChecks, shippedPlan } from './execution-plans.ts';
 
@@ -103,6 +103,21 @@ describe('a planned failover', () => {
   });
 });
 
+describe('a failback', () => {
+  it('is measured from when its standby was rebuilt: the service ran until then, and the rebuild has a figure of its own', async () => {
+    const plan = await shippedPlan('failback', 'planned');
+    const state = ran(plan, { ...good, rebuild: { method: 'pg_rewind' } });
+    const rebuild = state.steps.find((step) => step.id === 'rebuild')!;
+    expect(figure(plan, state, 'RTO')).toMatchObject({ name: 'RTO: standby rebuilt to first good write', measured: STARTED + 4200 - rebuild.endedAtMs! });
+    expect(figure(plan, state, 'rebuild')).toMatchObject({ measured: rebuild.endedAtMs! - rebuild.startedAtMs!, note: 'by pg_rewind', objective: null });
+    expect(figure(plan, state, 'execute').measured).toBe(STARTED + 4000 - state.ledger.find((entry) => entry.uses === 'secret.stage')!.atMs);
+    expect(figure(plan, state, 'refused-write window')).toMatchObject({ objective: 1000, measured: 310 });
+    expect(figure(plan, state, 'acknowledged writes lost').measured).toBe(0);
+    // One that was never rebuilt has no such figure.
+    expect(measureFailover(planned, ran(planned, good), STARTED).measurements.map(({ name }) => name)).not.toContain('rebuild: standby rebuilt and caught up');
+  });
+});
+
 describe('a forced failover', () => {
   const down = { confirm: { lastCommitAt: '2026-11-21T09:59:30.000Z' } };
   const lost = { 'count-loss': { lostTransactions: 2, lastLostAt: '2026-11-21T09:59:42.500Z', note: 'from its WAL' } };
@@ -161,14 +176,5 @@ describe('the record', () => {
     expect(count('step')).toBe(planned.steps.length);
     expect(count('effect')).toBe(state.ledger.length);
     expect(count('decision')).toBe(1);
-  });
-
-  it('the way back names what was really changed, and is not offered when nothing was promoted', () => {
-    const text = failbackPlan(planned, ran(planned, good));
-    expect(text).toContain('The primary is now b; a is fenced');
-    expect(text).toMatch(/promote \(postgres.promote\): "before" -> "after"/);
-    expect(text).toMatch(/--parameter node=a/);
-    const back = new Run(planned).until('canary:verify').good({ checks: badChecks }).until();
-    expect(failbackPlan(planned, back.state)).toBe('Nothing was promoted: there is nothing to fail back from.');
   });
 });
