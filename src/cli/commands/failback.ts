@@ -72,7 +72,14 @@ async function source(service: string, options: Options, ask: () => Promise<Swit
     const found = await readFrom(options.from);
     if (found.origin.service !== service) throw new HoldfastError('usage', `${options.from} is about ${found.origin.service}, not ${service}`, { next: `holdfast failback ${found.origin.service} --from ${options.from}` });
     if (options.run !== undefined && options.run !== found.origin.runId) throw new HoldfastError('usage', `${options.from} was generated from run ${found.origin.runId}, not ${options.run}`);
-    const last = await ask();
+    let last: Switch | null;
+    try {
+      last = await ask();
+    } catch (error) {
+      // To read it nobody needs to know what came after it.
+      if (options.print !== true) throw error;
+      return { found, stale: `whether it is still about the present is not known: ${messageOf(error)}` };
+    }
     // Histories end; the files of evidence outlive them.
     const newer = last !== null && last.summary.runId !== found.origin.runId && Date.parse(last.summary.startedAt) > found.origin.epoch;
     return { found, stale: newer ? staleBecause(service, found.origin.runId, last) : null };
