@@ -93,11 +93,17 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.runbook]: [plan.runbook], [SEARCH_ATTRIBUTES.environment]: [plan.environment] });
   execution.setPlan(plan, { epoch: startedAtMs, ...who });
   const clock = new CancellationScope({ cancellable: true });
-  if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
+  if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && !rebuildsFirst(plan) && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
   const state = await execution.run();
   clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told.
   return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who, request.document));
+}
+
+/** The service runs while a standby is rebuilt: that time is none of its recovery. */
+function rebuildsFirst(plan: Plan): boolean {
+  const of = (kind: string): number => plan.steps.findIndex(({ uses }) => uses === kind);
+  return of('postgres.rebuildStandby') >= 0 && of('postgres.rebuildStandby') < of('postgres.promote');
 }
 
 /** The objective's end alerts; it never aborts: half a promotion is worse than a late one. */

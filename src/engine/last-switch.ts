@@ -49,7 +49,9 @@ async function resultOf(client: Client, { workflowId, runId }: ExecutionSummary)
 }
 
 function promoted(result: ExecutionResult): boolean {
-  return (result.failback ?? null)?.document != null || result.steps.some(({ uses, outcome }) => uses === 'postgres.promote' && (outcome === 'changed' || outcome === 'already-satisfied'));
+  // A nested run is an execution of its own, and comes up as such.
+  if (result.steps.some(({ uses }) => uses === 'runbook.run') && !result.steps.some(({ uses }) => uses === 'postgres.promote')) return false;
+  return (result.failback ?? null)?.document != null || result.promoted === true || result.steps.some(({ uses, outcome }) => uses === 'postgres.promote' && (outcome === 'changed' || outcome === 'already-satisfied'));
 }
 
 /** It was terminated, timed out or never got a plan: history tells whether a promotion was asked for. */

@@ -4,7 +4,7 @@
  */
 import { stepKind } from './catalogue.ts';
 import { NAME_PATTERN } from './config-schema.ts';
-import { stepInput, type ExecutionState, type Plan, type PlannedStep, type StepState } from './execution.ts';
+import { isIncluded, stepInput, type ExecutionState, type Plan, type PlannedStep, type StepState } from './execution-state.ts';
 import type { Json, Mode } from './runbook-schema.ts';
 import { secretShape } from './secret-shape.ts';
 
@@ -92,9 +92,11 @@ interface Step {
   readonly title: string;
   readonly uses: string;
   readonly after?: string;
-  /** Deadline and attempts where the failover's runbook had its own. */
+  /** Deadlines and attempts where the failover's runbook had its own. */
   readonly timeoutMs?: number;
   readonly attempts?: number;
+  readonly retryDelayMs?: number;
+  readonly deadlineMs?: number;
   readonly narrative: readonly (string | null)[];
   readonly with: Readonly<Record<string, Json>>;
 }
@@ -119,7 +121,7 @@ function pastOf(plan: Plan, state: ExecutionState, index: number): Past {
   const planned = plan.steps[index]!;
   const step = state.steps[index]!;
   const decided = state.decisions.findLast((decision) => decision.step === step.id && (decision.action === 'skip' || decision.action === 'markDone'));
-  const tries = state.ledger.filter((entry) => entry.step === step.id && entry.phase === 'apply').map((entry) => entry.outcome);
+  const tries = state.ledger.filter((entry) => entry.step === step.id && entry.phase === 'apply' && entry.declaredBy === undefined).map((entry) => entry.outcome);
   const standing = ((): Standing => {
     if (step.status !== 'done') return step.applied || tries.length > 0 || step.status === 'undone' ? 'unknown' : 'not reached';
     // A step may have done its work and then been skipped or declared done because it could not be verified.
@@ -139,6 +141,8 @@ export function generateFailback(plan: Plan, state: ExecutionState, run: { workf
   const pasts = plan.steps.map((_, index) => pastOf(plan, state, index));
   const promote = pasts.find((past) => past.planned.uses === 'postgres.promote' && past.state.status === 'done');
   if (promote === undefined) {
+    const nested = pasts.find((past) => past.planned.uses === 'runbook.run' && past.state.status === 'done');
+    if (nested !== undefined) return none(`what was promoted was promoted by a run of its own (${nested.planned.id}, ${said(String(state.facts[nested.state.id]?.['execution'] ?? 'its record does not name it'))}): that one has its own way back`);
     const point = pasts.find((past) => stepKind(past.planned.uses)?.pointOfNoReturn === true);
     return none(`how to return from ${point === undefined ? 'it' : `${point.planned.id} (${point.planned.uses})`} is not known here: return by hand with the runbook database-failback`);
   }
@@ -167,7 +171,7 @@ class Writer {
     this.#state = state;
     this.#pasts = pasts;
     this.#run = run;
-    this.#mode = (state as { mode?: Mode }).mode ?? plan.mode;
+    this.#mode = state.mode;
     const inputs = stepInput(plan, state, promote.index).value;
     this.#now = nodeName(inputs['candidate']) ?? nodeName(this.#fact('postgres.health', 'candidate'));
     const before = nodeName(inputs['primary']) ?? nodeName(this.#fact('postgres.health', 'primary'));
@@ -485,7 +489,7 @@ class Writer {
 
   /** Inputs of the failover's step of that kind, as it ran, without the roles. */
   #carried(uses: string, without: readonly string[] = []): Record<string, Json> {
-    const past = this.#of(uses).find(({ planned }) => planned.included);
+    const past = this.#of(uses).find(({ index }) => isIncluded(this.#plan, this.#state, index));
     if (past === undefined) return {};
     const kept = Object.entries(this.#inputsOf(past)).filter(([key]) => !ROLES.has(key) && !without.includes(key));
     return Object.fromEntries(kept);
@@ -594,8 +598,8 @@ class Writer {
 
   #add(step: Step): void {
     const kind = stepKind(step.uses)!;
-    const before = this.#of(step.uses).find(({ planned }) => planned.included)?.planned;
-    const own = before === undefined || !kind.phases.includes('apply') ? {} : { ...(before.applyMs === kind.applyMs ? {} : { timeoutMs: before.applyMs }), ...(before.attempts === kind.attempts ? {} : { attempts: before.attempts }) };
+    const before = this.#of(step.uses).find(({ index }) => isIncluded(this.#plan, this.#state, index))?.planned;
+    const own = before === undefined || !kind.phases.includes('apply') ? {} : { ...(before.applyMs === kind.applyMs ? {} : { timeoutMs: before.applyMs }), ...(before.attempts === kind.attempts ? {} : { attempts: before.attempts }), ...(before.retryDelayMs === undefined ? {} : { retryDelayMs: before.retryDelayMs }), ...(before.deadlineMs == null ? {} : { deadlineMs: before.deadlineMs }) };
     this.#steps.push({ ...own, ...step });
   }
 
@@ -619,7 +623,7 @@ class Writer {
       ...block('summary', [
         `Returns ${plain(origin.service)} from ${now} to ${back}, as generated from run ${plain(origin.runId)} of ${plain(origin.workflowId)}. ${back} is rebuilt as a standby, catches up, and a planned switchover with an approval and figures of its own makes it the primary. Valid only while ${now} is the primary; the guards refuse it otherwise.`,
         'What that run changed:',
-        ...(effects.length === 0 ? ['- nothing that is in its ledger'] : effects.map((entry) => `- ${entry.step} (${entry.uses})${entry.phase === 'undo' ? ', undone' : ''}: ${entry.outcome}${entry.outcome === 'changed' ? `, ${shownJson(entry.before)} -> ${shownJson(entry.after)}` : ''}`)),
+        ...(effects.length === 0 ? ['- nothing that is in its ledger'] : effects.map((entry) => `- ${entry.step} (${entry.uses})${entry.phase === 'undo' ? ', undone' : ''}: ${entry.declaredBy === undefined ? entry.outcome : `declared done by ${said(entry.declaredBy)}`}${entry.outcome === 'changed' && entry.declaredBy === undefined ? `, ${shownJson(entry.before)} -> ${shownJson(entry.after)}` : ''}`)),
         ...(this.#cautions.length === 0 ? [] : ['Mind:', ...this.#cautions.map((text) => `- ${text}`)]),
       ], ''),
     ];
@@ -627,13 +631,15 @@ class Writer {
       lines.push('parameters:');
       for (const [name, parameter] of Object.entries(this.#parameters)) lines.push(`  ${name}:`, ...Object.entries(parameter).map(([key, value]) => `    ${key}: ${scalar(value as Json)}`));
     }
-    lines.push(`readOnlyDeadline: ${this.#plan.readOnlyDeadlineMs}ms`, 'steps:');
+    lines.push(`readOnlyDeadline: ${this.#plan.readOnlyDeadlineMs}ms`, ...(this.#plan.retryBudget === undefined ? [] : [`retryBudget: ${this.#plan.retryBudget}`]), 'steps:');
     for (const [index, step] of this.#steps.entries()) {
       if (index > 0) lines.push('');
       lines.push(`  - id: ${scalar(step.id)}`, `    title: ${scalar(step.title)}`, `    uses: ${step.uses}`);
       if (step.after !== undefined) lines.push(`    after: ${step.after}`);
       if (step.timeoutMs !== undefined) lines.push(`    timeout: ${step.timeoutMs}ms`);
       if (step.attempts !== undefined) lines.push(`    attempts: ${step.attempts}`);
+      if (step.retryDelayMs !== undefined) lines.push(`    retryDelay: ${step.retryDelayMs}ms`);
+      if (step.deadlineMs !== undefined) lines.push(`    deadline: ${step.deadlineMs}ms`);
       lines.push(...block('narrative', step.narrative, '    '));
       const inputs = Object.entries(step.with);
       if (inputs.length > 0) lines.push('    with:', ...inputs.map(([key, value]) => `      ${scalar(key)}: ${scalar(value)}`));

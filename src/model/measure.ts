@@ -38,7 +38,7 @@ function rebuildBefore(state: ExecutionState): StepState | undefined {
 
 /** @param startedAtMs start of the execution, epoch milliseconds */
 export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: number): FailoverMeasurements {
-  const forced = plan.mode === 'forced';
+  const forced = state.mode === 'forced';
   const objectives = plan.objectives;
   const firstGood = numberFact(state, 'canary.verify', 'firstGoodWriteAtMs');
   const lastCommit = factOf(state, 'postgres.health', 'lastCommitAt');
@@ -101,7 +101,7 @@ function dnsConvergence(state: ExecutionState): Measurement {
 
 function lostWrites(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'acknowledged writes lost', unit: 'count' as const };
-  if (plan.mode === 'planned') {
+  if (state.mode === 'planned') {
     const lost = canaryLost(state);
     return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: 'the canary could not be read back' } : { note: [`of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote`, ...canaryNotes(state)].join('; ') }) };
   }
@@ -123,7 +123,7 @@ function canaryNotes(state: ExecutionState): string[] {
 /** Time of work lost. Planned: none when every acknowledged write is there. Forced: from the fork to the last lost commit, in the old primary's own WAL. */
 function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'RPO: work lost', unit: 'ms' as const, objective: plan.objectives?.rpoMs ?? null };
-  if (plan.mode === 'planned') {
+  if (state.mode === 'planned') {
     const lost = canaryLost(state);
     if (lost === 0) return { ...base, measured: 0, note: ['every acknowledged canary write is on the new primary, which replayed the last WAL position of the old one', ...canaryNotes(state)].join('; ') };
     return { ...base, measured: null, note: lost === null ? 'the canary could not be read back' : `${lost} acknowledged writes are missing` };

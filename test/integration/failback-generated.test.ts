@@ -80,10 +80,10 @@ async function approving(): Promise<{ result: ExecutionResult; approved: string[
     setTimeout(() => resolve(false), 20);
   });
   while (!(await Promise.race([ended, later()]))) {
-    const { state, waitingFor } = await handle.query<Progress>('progress');
-    if (waitingFor?.includes('approval') === true) {
-      approved.push(state!.steps.find((step) => step.status === 'running')!.id);
-      await handle.executeUpdate('approve', { args: [{ by: 'bob', reason: 'seen' }] });
+    const { approval } = await handle.query<Progress>('progress');
+    if (approval != null && approval.given.length === 0) {
+      approved.push(approval.step);
+      await handle.executeUpdate('approve', { args: [{ by: 'bob', reason: 'seen', plan: approval.plan, observed: approval.observed }] });
     }
   }
   return { result: await result, approved };

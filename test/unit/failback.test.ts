@@ -123,6 +123,7 @@ describe('what is not certain is looked at first, and said', () => {
     const found = runbook(generated);
     expect(found.steps[0]).toMatchObject({ id: 'check-old-fence', uses: 'postgres.verifyFence', with: { datastore: 'shop', node: 'a' } });
     expect(found.steps[0]!.narrative).toMatch(/by hand, ann: pulled the plug/);
+    expect(found.summary).toContain('- fence (postgres.fence): declared done by ann');
     expect(generated.cautions).toHaveLength(1);
   });
 
@@ -181,6 +182,11 @@ describe('a forced failover', () => {
     expect(found.steps[1]!.id).toBe('rebuild');
     expect(kinds(found)).not.toContain('postgres.measureLoss');
     expect(kinds(found)).toEqual(expect.arrayContaining(['postgres.readOnly', 'postgres.checkpoint']));
+  });
+
+  it('is one as well when an operator switched to it on the way', () => {
+    const state = new Run(forced).until().state;
+    expect(runbook(generate({ ...forced, mode: 'planned' }, state)).steps[0]!.id).toBe('approve-discard');
   });
 
   it('with nothing lost there is nothing to ask; what was not measured is not nothing', () => {
@@ -302,6 +308,12 @@ describe('as a document of the input', () => {
 });
 
 describe('nothing to return from', () => {
+  it('what a nested run promoted is returned by that run’s own document', () => {
+    const plan = planOf([{ id: 'inner', uses: 'runbook.run', with: { service: 'orders', purpose: 'failover' } }]);
+    const run = new Run(plan).until('inner:apply').good({ pointOfNoReturn: true, facts: { execution: 'failover/orders' } }).until();
+    expect(generate(plan, run.state)).toMatchObject({ document: null, reason: 'what was promoted was promoted by a run of its own (inner, failover/orders): that one has its own way back' });
+  });
+
   it.each([
     ['nothing was promoted', () => [planned, new Run(planned).until('canary:verify').good({ checks: badChecks }).until().state]],
     ['for no service', () => [{ ...planned, service: null }, new Run(planned).until().state]],

@@ -82,7 +82,7 @@ async function source(service: string, options: Options, ask: () => Promise<Swit
     }
     // Histories end; the files of evidence outlive them.
     const newer = last !== null && last.summary.runId !== found.origin.runId && Date.parse(last.summary.startedAt) > found.origin.epoch;
-    return { found, stale: newer ? staleBecause(service, found.origin.runId, last) : null };
+    return { found, stale: newer && last !== null ? staleBecause(service, found.origin.runId, last) : null };
   }
   const last = await ask();
   if (last === null) throw new HoldfastError('execution-not-found', `Temporal knows no execution that promoted a node of ${service}`, { next: `with the evidence of it: holdfast failback ${service} --from <evidence folder>; else run database-failback by hand: holdfast failover ${service} --purpose failback --parameter node=<node> ...` });
