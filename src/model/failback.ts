@@ -111,7 +111,7 @@ interface Parameter {
 /** Kinds whose effects this way back returns, or that leave none. What else changed something is named as not returned. */
 const RETURNED = new Set([
   'postgres.readOnly', 'postgres.fence', 'postgres.promote', 'postgres.checkpoint', 'postgres.rebuildStandby', 'secret.stage', 'secret.swap', 'canary.start',
-  'route53.change', 'rollout.command', 'rollout.http', 'notify.send',
+  'route53.change', 'rollout.command', 'rollout.http', 'notify.send', 'controller.pause', 'controller.resume',
 ]);
 /** Inputs that say who and where: they are not taken over, the roles are other ones now. */
 const ROLES = new Set(['datastore', 'primary', 'candidate', 'node', 'lsn', 'currentVersion', 'stagedVersion', 'forkLsn', 'timeline']);
@@ -243,6 +243,15 @@ class Writer {
         with: {},
       });
     }
+    // Whatever else switches roles is looked for as in the failover, also where that found none: it may be there by now.
+    const controller = this.#of('controller.pause').some(({ standing }) => standing !== 'left out');
+    const pause = (id: string, title: string, why: string, primary: string | null): void => {
+      this.#add({ id, title, uses: 'controller.pause', narrative: [`${why} Without Patroni nothing is done. By hand:`, '$ patronictl pause --wait <cluster>'], with: { datastore: this.#datastore, ...(primary === null ? {} : { primary }) } });
+    };
+    const resume = (id: string, title: string, why: string, primary: string | null): void => {
+      this.#add({ id, title, uses: 'controller.resume', narrative: [`${why} By hand, when the list shows the primary as Leader:`, '$ patronictl list <cluster>', '$ patronictl resume --wait <cluster>'], with: { datastore: this.#datastore, ...(primary === null ? {} : { primary }) } });
+    };
+    if (controller) pause('pause-for-rebuild', 'Pause Patroni for the rebuild', `While the files of ${back} are being replaced Patroni must not start it.`, this.#now);
     const host = this.#hostReached();
     if (!host && this.#mode === 'forced') this.#caution(`nobody reached the host of ${back} during the failover: it must be there again before this is started; an empty data directory is enough`);
     this.#add({
@@ -262,6 +271,7 @@ class Writer {
       ],
       with: { datastore: this.#datastore, ...(this.#now === null ? {} : { primary: this.#now }), node: this.#candidate, ...this.#carried('postgres.rebuildStandby') },
     });
+    if (controller) resume('resume-after-rebuild', 'Resume Patroni with the rebuilt node', `Patroni takes ${back} over as its replica, and protects the service again while this waits for approval.`, this.#now);
     this.#add({
       id: 'confirm', title: 'Confirm the roles', uses: 'postgres.health', after: 'rebuild',
       narrative: [
@@ -291,6 +301,7 @@ class Writer {
         with: { datastore: this.#datastore, ...roles },
       });
     }
+    if (controller) pause('pause-controller', 'Pause Patroni', `Two controllers must not act at once: a Patroni that is not told would demote ${back} once it is promoted. Every member must say itself that it has read the pause.`, this.#primary);
     this.#add({
       id: 'checkpoint', title: 'Checkpoint both nodes', uses: 'postgres.checkpoint', after: 'rebuild',
       narrative: ['Promotion is quick when there is little left to write. By hand on both nodes:', '$ checkpoint;'],
@@ -381,6 +392,7 @@ class Writer {
       ],
       with: { datastore: this.#datastore, primary: this.#candidate, ...this.#carried('postgres.verifyRecentWrites') },
     });
+    if (controller) resume('resume-controller', 'Resume Patroni', `Only once Patroni itself names ${back} as its leader: it would demote a primary without the leader's key. Then it starts ${now} as a replica by itself.`, this.#candidate);
     this.#add({
       id: 'tell', title: 'Tell people', uses: 'notify.send',
       narrative: [`Say that ${back} is the primary again, and that ${now} is fenced and no standby until it is rebuilt.`],
@@ -650,7 +662,7 @@ class Writer {
 
 /** Ids that this document uses itself. */
 const FIXED_IDS = new Set([
-  'check-primary', 'check-old-fence', 'approve-discard', 'rebuild', 'confirm', 'approve', 'stage-secret', 'checkpoint', 'canary', 'read-only', 'await-replay', 'promote',
+  'pause-for-rebuild', 'resume-after-rebuild', 'pause-controller', 'resume-controller', 'check-primary', 'check-old-fence', 'approve-discard', 'rebuild', 'confirm', 'approve', 'stage-secret', 'checkpoint', 'canary', 'read-only', 'await-replay', 'promote',
   'check-fence', 'swap-secret', 'fence', 'verify-lag', 'verify-canary', 'verify-writes', 'tell',
 ]);
 

@@ -73,7 +73,7 @@ function formatRecord(record: AuditRecord, withInputs: boolean): string {
     `  status       ${record.status.toLowerCase()}${record.failure === null ? '' : `: ${record.failure}`}`,
     `  started      ${record.startedAt} by ${record.startedBy ?? 'unknown'}`,
     `  ended        ${record.closedAt ?? 'still open'}${record.closedAt === null ? '' : ` after ${formatDuration(Date.parse(record.closedAt) - Date.parse(record.startedAt))}`}`,
-    `  input        ${JSON.stringify(record.input)}`,
+    `  input        ${JSON.stringify(record.input, (key, value: unknown) => (key === 'document' && typeof value === 'string' ? `(a runbook of ${value.length} characters; --json shows it)` : value))}`,
     ...(record.planHash === null ? [] : [`  plan         ${record.planHash}`]),
     ...(Object.keys(record.searchAttributes).length === 0 ? [] : [`  attributes   ${Object.entries(record.searchAttributes).map(([name, value]) => `${name}=${String(value)}`).join(' ')}`]),
     ...(record.continuedAs === null ? [] : [`  continued as run ${record.continuedAs}`]),
