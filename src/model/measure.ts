@@ -45,11 +45,13 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   const lastCommitMs = typeof lastCommit === 'string' ? Date.parse(lastCommit) : null;
   const promotedAt = numberFact(state, 'postgres.promote', 'promotedAtMs');
   const promoteStart = stepUsing(state, 'postgres.promote')?.startedAtMs ?? null;
-  const firstChange = state.ledger.find((entry) => entry.phase === 'apply' && entry.uses !== 'postgres.rebuildStandby')?.atMs ?? null;
-  const waits = state.steps.filter((step) => step.uses === 'operator.approval').map(took).filter((ms) => ms !== null);
-  const decided = waits.length === 0 ? null : waits.reduce((sum, ms) => sum + ms, 0);
   // While a standby is rebuilt the service runs: what comes after that is the recovery.
   const rebuild = rebuildBefore(state);
+  // What was changed to rebuild came before the roles were confirmed, and is no part of the switch.
+  const begin = rebuild === undefined ? -1 : Math.max(state.steps.indexOf(rebuild), state.steps.findIndex((step) => step.uses === 'postgres.health'));
+  const firstChange = state.ledger.find((entry) => entry.phase === 'apply' && state.steps.findIndex((step) => step.id === entry.step) > begin)?.atMs ?? null;
+  const waits = state.steps.filter((step) => step.uses === 'operator.approval').map(took).filter((ms) => ms !== null);
+  const decided = waits.length === 0 ? null : waits.reduce((sum, ms) => sum + ms, 0);
   const failureBegan = forced ? lastCommitMs : (rebuild?.endedAtMs ?? startedAtMs);
   const noWrite = 'no acknowledged write on the new primary was seen';
   const promotion = stepUsing(state, 'postgres.promote');
