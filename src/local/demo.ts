@@ -10,6 +10,7 @@ import { WORKFLOW_IDS, type BackupResult, type RestoreDrillResult, type Retentio
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes, formatDuration } from '../model/units.ts';
 import { verifyEvidenceFolder } from '../systems/evidence-folder.ts';
+import { trustOnly } from '../systems/evidence-keys.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { formatFigures, reasonsToFail, type Figure } from './demo-report.ts';
 import { DATABASE, RECORD, startEnvironment, type LocalEnvironment } from './environment.ts';
@@ -224,7 +225,7 @@ async function verifyEvidence(environment: LocalEnvironment, evidence: readonly 
     'evidence verify',
     async () => {
       for (const folder of evidence) {
-        const verdict = await verifyEvidenceFolder(folder, environment.publicKey);
+        const verdict = await verifyEvidenceFolder(folder, trustOnly(environment.publicKey));
         if (!verdict.ok || !verdict.authentic) throw new HoldfastError('demo-evidence', `${folder}: ${verdict.problems.join('; ') || 'not signed by the key of this run'}`);
       }
       if (evidence.length < 4) throw new HoldfastError('demo-evidence', `only ${evidence.length} of 4 records of evidence were written`);

@@ -9,7 +9,7 @@ import { stringify } from 'yaml';
 import { connectClient } from '../engine/connection.ts';
 import { loadConfig } from '../systems/config-file.ts';
 import { createContext, type Context } from '../systems/context.ts';
-import { generateSigningKey } from '../systems/evidence-folder.ts';
+import { generateSigningKey } from '../systems/evidence-keys.ts';
 import { createLogger } from '../systems/log.ts';
 import type { AwsServer } from './moto.ts';
 import { waitUntilReady, type LocalProcess, type Processes } from './processes.ts';
@@ -108,7 +108,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
   );
 
   const applicationHosts = { a: a.host, b: STANDBY_ADDRESS };
-  const { privatePem, publicPem } = generateSigningKey();
+  const { privatePem, publicPem, publicBase64 } = generateSigningKey();
   const file = (name: string, text: string): string => {
     const path = join(directory, 'secrets', name);
     writeFileSync(path, text, { mode: 0o600 });
@@ -170,7 +170,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
       'orders-readiness': { run: 'readiness', service: 'orders', every: '15m' },
     },
     notify: { chat: { type: 'slack', url: `aws-sm:${secrets.slack}#url` } },
-    evidence: { directory: options.evidenceDirectory, store: 'main', signingKey: file('evidence-key.pem', privatePem) },
+    evidence: { directory: options.evidenceDirectory, store: 'main', signingKey: file('evidence-key.pem', privatePem), trustedKeys: [{ publicKey: publicBase64 }] },
   };
   const configPath = join(directory, 'holdfast.yaml');
   writeFileSync(configPath, `# yaml-language-server: $schema=${join(ROOT, 'holdfast.schema.json')}\n${stringify(document, { lineWidth: 140 })}`);

@@ -243,10 +243,27 @@ export const notifySchema = z.strictObject({
   on: z.array(z.enum(['success', 'failure', 'attention'])).default(['success', 'failure', 'attention']).meta({ description: 'What is told; attention: someone is needed.' }),
 });
 
+const instant = z.string().regex(/^\d{4}-\d{2}-\d{2}(T\d{2}:\d{2}(:\d{2})?Z)?$/, 'expected a day (2026-11-21) or a time in UTC (2026-11-21T03:00:00Z)');
+
 export const evidenceSchema = z.strictObject({
   directory: z.string().default('evidence/dr').meta({ description: 'Folder of this host.' }),
-  store: name.optional().meta({ description: 'Evidence is copied to this store too, under <prefix>/evidence/.' }),
-  signingKey: secretReference.optional().meta({ description: 'Ed25519 private key, PKCS#8 PEM.' }),
+  store: name.optional().meta({ description: 'Evidence is copied to this store too, under <prefix>/evidence/; under object lock where the store has it.' }),
+  retain: durationMs.optional().meta({ description: "How long the copy is locked, from the upload; default: the store's objectLock.retain. Needs a store with objectLock." }),
+  signingKey: secretReference.optional().meta({ description: 'Ed25519 private key, PKCS#8 PEM. Without it evidence is NOT SIGNED and says so.' }),
+  trustedKeys: z
+    .array(
+      z.strictObject({
+        publicKey: z.string().regex(/^MCowBQYDK2VwAyEA[A-Za-z0-9+/]{43}=$/, 'expected an Ed25519 public key on one line, as `holdfast evidence keygen` prints it').meta({ description: 'The public key on one line, as `holdfast evidence keygen` prints it.' }),
+        validFrom: instant.optional().meta({ description: 'Records that ended earlier are not believed with this key.' }),
+        validUntil: instant.optional().meta({ description: 'Records that ended later are not believed with this key.' }),
+      }),
+    )
+    .default([])
+    .meta({ description: 'Keys whose signatures count; keep those of the past. Without any, `evidence verify` can only use the key inside a record, which anybody could have put there.' }),
+  revokedKeys: z
+    .array(z.strictObject({ keyId: z.string().regex(/^[0-9a-f]{16}$/, 'expected 16 hexadecimal digits').meta({ description: 'As `holdfast evidence keygen` and `verify` print it.' }), since: instant.meta({ description: 'When it may have leaked. Later records are not believed, and earlier ones only from a store that took them before.' }), reason: z.string().min(1).meta({ description: 'Why; shown by `evidence verify`.' }) }))
+    .default([])
+    .meta({ description: 'Keys that leaked.' }),
 });
 
 export const configSchema = z.strictObject({

@@ -41,7 +41,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       error(['stores', name, 'partSize'], 'S3 does not take parts of this size', { found: `${store.partSize} bytes`, allowed: '5MiB to 5GiB' });
     }
   }
-  if (config.evidence.store !== undefined) reference('stores', 'store', config.evidence.store, ['evidence', 'store']);
+  checkEvidence();
   for (const [key, value] of Object.entries(config.aws.credentials ?? {})) {
     if (value?.startsWith('aws-sm:')) {
       error(['aws', 'credentials', key], 'credentials of AWS itself cannot come from AWS Secrets Manager', { allowed: 'env:<NAME>, file:<path>' });
@@ -53,6 +53,28 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
   for (const [name, schedule] of Object.entries(config.schedules)) checkSchedule(name, schedule);
   if (Object.keys(config.schedules).length > 0 && known('notify').length === 0) warning(['schedules'], 'scheduled runs are configured, but nobody is told when one fails: there is no entry under notify');
   return issues;
+
+  function checkEvidence(): void {
+    const { store, retain, trustedKeys, revokedKeys } = config.evidence;
+    if (store !== undefined) reference('stores', 'store', store, ['evidence', 'store']);
+    const target = store === undefined || !Object.hasOwn(config.stores, store) ? undefined : config.stores[store];
+    if (retain !== undefined && (store === undefined || (target !== undefined && (target.type !== 's3' || target.objectLock === undefined)))) {
+      error(['evidence', 'retain'], 'nothing would be locked: it needs evidence.store to be a store of type s3 with objectLock');
+    }
+    const moment = (path: DocumentPath, value: string | undefined): number | undefined => {
+      const ms = value === undefined ? undefined : Date.parse(value);
+      if (!Number.isNaN(ms)) return ms;
+      error(path, 'there is no such day or time', { found: String(value) });
+      return undefined;
+    };
+    for (const [index, { publicKey, validFrom, validUntil }] of trustedKeys.entries()) {
+      const path = ['evidence', 'trustedKeys', index];
+      if (trustedKeys.findIndex((key) => key.publicKey === publicKey) !== index) error([...path, 'publicKey'], 'this key stands here already');
+      const [from, until] = [moment([...path, 'validFrom'], validFrom), moment([...path, 'validUntil'], validUntil)];
+      if (from !== undefined && until !== undefined && from >= until) error([...path, 'validUntil'], 'it ends before it begins', { found: String(validUntil), allowed: `later than ${String(validFrom)}` });
+    }
+    for (const [index, { since }] of revokedKeys.entries()) moment(['evidence', 'revokedKeys', index, 'since'], since);
+  }
 
   function checkDatastore(name: string, datastore: PostgresDatastore): void {
     const path = ['datastores', name];

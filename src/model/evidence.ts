@@ -45,6 +45,10 @@ export interface EvidenceInput {
   readonly planHash: string | null;
   readonly measurements: readonly Measurement[];
   readonly timeline: readonly TimelineEntry[];
+  /** What is drawn over the timeline, on its clock. */
+  readonly marks?: readonly TimelineMark[];
+  /** What a reader must know before the figures: overridden rules, steps declared by hand, what was not looked at. */
+  readonly cautions?: readonly string[];
   readonly checks: readonly CheckResult[];
   readonly facts: readonly FactInput[];
   /** Markdown to append: e.g. the generated failback plan. */
@@ -59,24 +63,63 @@ export interface TimelineEntry {
   readonly group?: string;
 }
 
+/** `window` has an end and is shaded; all others are lines. */
+export interface TimelineMark {
+  readonly kind: 'window' | 'no-return' | 'objective' | 'moment';
+  readonly label: string;
+  readonly atMs: number;
+  readonly endMs?: number;
+}
+
 export interface EvidenceLocation {
   readonly id: string;
   readonly directory: string;
   readonly sha256: string;
   readonly signed: boolean;
+  /** Where the copy is, when a store is configured and took it. */
+  readonly stored?: string | null;
+  /** What a person must be told: it is unsigned against a wish, not copied, not in the chain. */
+  readonly problem?: string | null;
 }
+
+/** Where a record stands among all of its environment and service: record n names record n - 1, so that a removed one is missed. */
+export interface ChainPosition {
+  /** `<environment>/<service or subject>`. */
+  readonly chain: string;
+  /** From 1. */
+  readonly sequence: number;
+  readonly previous: { readonly id: string; readonly sha256: string } | null;
+}
+
+/** What heads a report besides its input. */
+export interface Sealing {
+  /** Key id of who signs, null: nobody. */
+  readonly signedBy: string | null;
+  /** Why nobody signs it. */
+  readonly unsigned: string | null;
+  readonly position: ChainPosition | null;
+  /** Why it has no position. */
+  readonly unchained: string | null;
+}
+
+export const UNSEALED: Sealing = { signedBy: null, unsigned: 'no signing key is configured', position: null, unchained: 'it was written by itself' };
 
 /** What stands before the first fact. */
 export const FIRST_PREVIOUS_SHA256 = '0'.repeat(64);
-export const REPORT_FORMAT = 1;
+export const REPORT_FORMAT = 2;
+/** Formats that can still be read: 1 had neither facts.sha256 nor the fields of `Sealing` nor the fact `annotations`. */
+export const REPORT_FORMATS: readonly number[] = [1, 2];
+/** Grows whenever report.md or report.html of the same facts come out otherwise; a test holds it. */
+export const REPORT_LAYOUT = 2;
 
 /** Hex SHA-256 of a text's UTF-8 bytes; handed in, since the model does no I/O and holds no crypto. */
 export type Sha256 = (text: string) => string;
 
 /** The fields of the input that head the report; they are fact 0, so that nothing is outside the chain. */
-export interface ReportHeader extends Omit<EvidenceInput, 'measurements' | 'timeline' | 'checks' | 'facts' | 'appendix'> {
+export interface ReportHeader extends Omit<EvidenceInput, 'measurements' | 'timeline' | 'checks' | 'facts' | 'appendix' | 'marks' | 'cautions'>, Partial<Sealing> {
   readonly id: string;
   readonly environment: string;
+  readonly layout?: number;
 }
 
 /** A report as its readers need it, put together from its facts only. */
@@ -84,6 +127,8 @@ export interface Report {
   readonly header: ReportHeader;
   readonly measurements: readonly Measurement[];
   readonly timeline: readonly TimelineEntry[];
+  readonly marks: readonly TimelineMark[];
+  readonly cautions: readonly string[];
   readonly checks: readonly CheckResult[];
   readonly appendix: string | undefined;
   readonly facts: readonly Fact[];
@@ -105,18 +150,30 @@ export function canonicalJson(value: unknown): string {
   throw new RangeError(`a ${typeof value} has no form in JSON`);
 }
 
-/** All that is known, as facts in order: header, measurements, timeline, checks, appendix, then what happened. */
-export function factsOf(input: EvidenceInput, id: string, environment: string): FactInput[] {
-  const { measurements, timeline, checks, facts, appendix, ...header } = input;
+/** All that is known, as facts in order: header, measurements, timeline, checks, appendix, annotations, then what happened. */
+export function factsOf(input: EvidenceInput, id: string, environment: string, sealing: Sealing = UNSEALED): FactInput[] {
+  const { measurements, timeline, checks, facts, appendix, marks, cautions, ...header } = input;
   const at = input.finishedAt;
   return [
-    { at: input.startedAt, kind: 'header', data: { ...header, id, environment } },
+    { at: input.startedAt, kind: 'header', data: { ...header, id, environment, layout: REPORT_LAYOUT, ...sealing } },
     { at, kind: 'measurements', data: measurements },
     { at, kind: 'timeline', data: timeline },
     { at, kind: 'checks', data: checks },
     { at, kind: 'appendix', data: appendix ?? null },
+    { at, kind: 'annotations', data: { marks: marks ?? [], cautions: cautions ?? [] } },
     ...facts,
   ];
+}
+
+/** The facts of a record without what another attempt of the same run may say otherwise: who signed it and where it stands. */
+export function withoutSealing(facts: readonly FactInput[]): string {
+  return canonicalJson(
+    facts.map(({ at, kind, data }, index) => {
+      if (index > 0) return { at, kind, data };
+      const { layout: _layout, signedBy: _signedBy, unsigned: _unsigned, position: _position, unchained: _unchained, ...header } = data as ReportHeader;
+      return { at, kind, data: header };
+    }),
+  );
 }
 
 export function chainFacts(facts: readonly FactInput[], sha256: Sha256): Fact[] {
@@ -134,57 +191,26 @@ export function serialiseReport(facts: readonly Fact[]): string {
   return `{"format":${REPORT_FORMAT},"facts":[\n${facts.map((fact) => canonicalJson(fact)).join(',\n')}\n]}\n`;
 }
 
-/** What is wrong with a report.json, each finding with the fact it is about; none means that the chain holds. */
-export function checkReport(text: string, sha256: Sha256): { facts: Fact[]; problems: string[] } {
-  const problems: string[] = [];
-  const facts: Fact[] = [];
-  const lines = text.split('\n');
-  const first = lines.shift();
-  if (first !== `{"format":${REPORT_FORMAT},"facts":[`) problems.push(`report.json line 1: expected {"format":${REPORT_FORMAT},"facts":[, found ${quote(first ?? '')}`);
-  if (lines.pop() !== '' || lines.pop() !== ']}') problems.push('report.json end: expected the closing line ]}, so its end was changed or cut off');
-  let previousSha256 = FIRST_PREVIOUS_SHA256;
-  for (const [index, line] of lines.entries()) {
-    const last = index === lines.length - 1;
-    const body = line.endsWith(',') ? line.slice(0, -1) : line;
-    let fact: Fact;
-    try {
-      fact = JSON.parse(body) as Fact;
-      if (fact === null || typeof fact !== 'object' || Array.isArray(fact)) throw new SyntaxError('not an object');
-    } catch {
-      problems.push(`fact ${index} (report.json line ${index + 2}) is no JSON any more: ${quote(body)}`);
-      previousSha256 = '';
-      continue;
-    }
-    const name = `fact ${index} (${typeof fact.kind === 'string' ? fact.kind : 'of no kind'}, report.json line ${index + 2})`;
-    const { sha256: stated, ...content } = fact;
-    const expected = sha256(canonicalJson(content));
-    if (fact.index !== index) problems.push(`${name} says it is fact ${String(fact.index)}: a fact was removed, added or moved`);
-    if (stated !== expected) problems.push(`${name} was changed: its SHA-256 is ${expected}, it states ${String(stated)}`);
-    else if (previousSha256 !== '' && fact.previousSha256 !== previousSha256) problems.push(`${name} does not follow the fact before it: a fact was removed, added, moved or changed`);
-    if (canonicalJson(fact) !== body || line.endsWith(',') === last) problems.push(`${name} was rewritten: its bytes are not in canonical form`);
-    previousSha256 = typeof stated === 'string' ? stated : '';
-    facts.push(fact);
-  }
-  if (lines.length === 0) problems.push('report.json holds no facts');
-  else if (facts[0]?.kind !== 'header') problems.push('fact 0 is not the header');
-  return { facts, problems };
-}
-
-function quote(text: string): string {
-  return JSON.stringify(text.length > 80 ? `${text.slice(0, 80)}...` : text);
+/** facts.sha256: a line for each fact, signed with the reports, so that a fact that was replaced together with all after it is named too. */
+export function serialiseFactList(facts: readonly Pick<Fact, 'index' | 'kind' | 'sha256'>[]): string {
+  return facts.map(({ index, kind, sha256 }) => `${sha256}  fact ${index} ${kind.replaceAll(/[^\x21-\x7e]+/g, '-')}\n`).join('');
 }
 
 /** The report in the facts. @throws RangeError when there is no header. */
 export function reportOf(facts: readonly Fact[]): Report {
-  const [header, measurements, timeline, checks, appendix, ...rest] = facts;
+  const [header, measurements, timeline, checks, appendix, ...others] = facts;
   if (header?.kind !== 'header') throw new RangeError('fact 0 is not the header');
+  const annotated = others[0]?.kind === 'annotations';
+  const annotations = annotated ? (others[0]!.data as { marks: TimelineMark[]; cautions: string[] }) : { marks: [], cautions: [] };
   return {
     header: header.data as ReportHeader,
     measurements: measurements?.data as Measurement[],
     timeline: timeline?.data as TimelineEntry[],
+    marks: annotations.marks,
+    cautions: annotations.cautions,
     checks: checks?.data as CheckResult[],
     appendix: typeof appendix?.data === 'string' ? appendix.data : undefined,
-    facts: rest,
+    facts: annotated ? others.slice(1) : others,
   };
 }
 
@@ -199,6 +225,11 @@ export function judge(measurement: Measurement): MeasurementResult {
 
 /** `<yyyy-mm-dd>-<service or subject>-<kind>-<id>`. */
 export function evidenceFolder(input: Pick<EvidenceInput, 'startedAt' | 'service' | 'subject' | 'kind'>, id: string): string {
+  return `${new Date(input.startedAt).toISOString().slice(0, 10)}-${subjectName(input)}-${input.kind}-${id}`;
+}
+
+/** Service or subject as a name in paths. */
+export function subjectName(input: Pick<EvidenceInput, 'service' | 'subject'>): string {
   const name = (input.service ?? input.subject).toLowerCase().replaceAll(/[^a-z0-9]+/g, '-').replaceAll(/^-+|-+$/g, '').slice(0, 60);
-  return `${new Date(input.startedAt).toISOString().slice(0, 10)}-${name === '' ? 'unnamed' : name}-${input.kind}-${id}`;
+  return name === '' ? 'unnamed' : name;
 }

@@ -1,149 +1,138 @@
 /**
- * Evidence on disk: report.json (facts), report.md, report.html and signature.json in one folder.
- * The signed text is what `sha256sum report.html report.json report.md` prints, so that openssl alone can check it:
- *   sha256sum report.html report.json report.md > sums
+ * Evidence on disk: report.json (facts), facts.sha256 (their hashes), report.md, report.html and signature.json in one folder.
+ * The signed text is what `sha256sum facts.sha256 report.html report.json report.md` prints, so that openssl alone can check it:
+ *   sha256sum facts.sha256 report.html report.json report.md > sums
  *   openssl pkeyutl -verify -rawin -pubin -inkey public.pem -sigfile signature.bin -in sums
  * where signature.bin is the decoded base64 of `signature` and public.pem the key you trust.
  */
-import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync, sign, verify, type KeyObject } from 'node:crypto';
-import { mkdir, mkdtemp, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { createPublicKey, sign } from 'node:crypto';
+import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
-import { HoldfastError, messageOf } from '../model/errors.ts';
-import { chainFacts, checkReport, evidenceFolder, factsOf, reportOf, serialiseReport, type EvidenceInput, type Report } from '../model/evidence.ts';
-import { filesInFacts } from '../model/evidence-files.ts';
+import { HoldfastError } from '../model/errors.ts';
+import { UNSEALED, chainFacts, evidenceFolder, factsOf, reportOf, serialiseFactList, serialiseReport, withoutSealing, type ChainPosition, type EvidenceInput, type FactInput, type Sealing } from '../model/evidence.ts';
 import { renderHtml, renderMarkdown } from '../model/evidence-report.ts';
+import { keyIdOf, publicPem, readSigningKey, type Trust } from './evidence-keys.ts';
+import { EVIDENCE_FILES, REPORT_FILES, evidenceId, serialiseSignature, sha256Hex, signedText, verifyEvidence, type EvidenceFile, type EvidenceVerdict, type VerifyOptions } from './evidence-verify.ts';
 import { redactValue } from './log.ts';
 
-export const REPORT_FILES = ['report.html', 'report.json', 'report.md'] as const;
-export const EVIDENCE_FILES = [...REPORT_FILES, 'signature.json'] as const;
-export type EvidenceFile = (typeof EVIDENCE_FILES)[number];
-
-/** signature.json, keys in this order. */
-interface SignatureDocument {
-  readonly format: 1;
-  readonly algorithm: 'ed25519' | 'none';
-  readonly keyId: string | null;
-  /** SubjectPublicKeyInfo, PEM. */
-  readonly publicKey: string | null;
-  readonly files: Readonly<Record<string, string>>;
-  /** Base64 of the signature over `signedText`; null when no signing key was configured. */
-  readonly signature: string | null;
-}
-
-export function sha256Hex(content: string | Buffer): string {
-  return createHash('sha256').update(content).digest('hex');
-}
-
-/** Derived from the run, so that another attempt of the activity writes the same folder. */
-export function evidenceId(runId: string, kind: string): string {
-  return sha256Hex(`${runId}/${kind}`).slice(0, 10);
-}
+/** A record is some hundred kilobytes; what is larger than this is none, and is not read into memory. */
+export const MAXIMUM_FILE_BYTES = 64 * 1024 * 1024;
+/** Records whose copy has not reached the store yet: a file each, named like the record. */
+const PENDING = '.pending';
 
 export interface PreparedEvidence {
   readonly id: string;
   /** Name of the folder. */
   readonly folder: string;
   readonly files: Readonly<Record<EvidenceFile, string>>;
-  /** Files whose text stands in a fact. */
-  readonly attached: Readonly<Record<string, string>>;
   readonly signed: boolean;
+  readonly position: ChainPosition | null;
+  /** What another attempt of the same run must say too. */
+  readonly content: string;
 }
 
 /** All files of one evidence folder, from its input only: no clock, no randomness. Everything passes redaction first. */
-export function prepareEvidence(input: EvidenceInput, environment: string, signingKeyPem: string | undefined): PreparedEvidence {
+export function prepareEvidence(
+  input: EvidenceInput, environment: string, signingKeyPem: string | undefined, seal: Omit<Sealing, 'signedBy'> = UNSEALED,
+): PreparedEvidence {
   const id = evidenceId(input.runId, input.kind);
+  const privateKey = signingKeyPem === undefined ? undefined : readSigningKey(signingKeyPem);
+  const publicKey = privateKey === undefined ? undefined : createPublicKey(privateKey);
+  const signedBy = publicKey === undefined ? null : keyIdOf(publicKey);
   // Through JSON and back: what is hashed is what a reader will parse.
   const clean = redactValue(JSON.parse(JSON.stringify(input)) as EvidenceInput);
-  const facts = chainFacts(factsOf(clean, id, environment), sha256Hex);
+  const inputs = factsOf(clean, id, environment, { ...seal, signedBy, unsigned: signedBy === null ? seal.unsigned : null });
+  const facts = chainFacts(inputs, sha256Hex);
   const report = reportOf(facts);
-  const reports = { 'report.html': renderHtml(report), 'report.json': serialiseReport(facts), 'report.md': renderMarkdown(report) };
-  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signatureOf(reports, signingKeyPem) }, attached: filesInFacts(facts), signed: signingKeyPem !== undefined };
-}
-
-function signatureOf(reports: Readonly<Record<string, string>>, signingKeyPem: string | undefined): string {
-  const files = Object.fromEntries(REPORT_FILES.map((name) => [name, sha256Hex(reports[name]!)]));
-  if (signingKeyPem === undefined) return serialiseSignature({ format: 1, algorithm: 'none', keyId: null, publicKey: null, files, signature: null });
-  const privateKey = signingKey(signingKeyPem);
-  const publicKey = createPublicKey(privateKey);
-  return serialiseSignature({
-    format: 1,
-    algorithm: 'ed25519',
-    keyId: keyIdOf(publicKey),
-    publicKey: publicPem(publicKey),
+  const reports = { 'facts.sha256': serialiseFactList(facts), 'report.html': renderHtml(report), 'report.json': serialiseReport(facts), 'report.md': renderMarkdown(report) };
+  const files = Object.fromEntries(REPORT_FILES.map((name) => [name, sha256Hex(reports[name])]));
+  const signature = serialiseSignature({
+    format: 2,
+    algorithm: privateKey === undefined ? 'none' : 'ed25519',
+    keyId: signedBy,
+    publicKey: publicKey === undefined ? null : publicPem(publicKey),
     files,
-    signature: sign(null, Buffer.from(signedText(files)), privateKey).toString('base64'),
+    signature: privateKey === undefined ? null : sign(null, Buffer.from(signedText({ format: 2, files })), privateKey).toString('base64'),
   });
+  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signature }, signed: privateKey !== undefined, position: seal.position, content: withoutSealing(inputs) };
 }
 
-function serialiseSignature({ format, algorithm, keyId, publicKey, files, signature }: SignatureDocument): string {
-  const ordered = Object.fromEntries(REPORT_FILES.map((name) => [name, files[name]]));
-  return `${JSON.stringify({ format, algorithm, keyId, publicKey, files: ordered, signature }, null, 2)}\n`;
-}
-
-function signedText(files: Readonly<Record<string, string>>): string {
-  return REPORT_FILES.map((name) => `${files[name]}  ${name}\n`).join('');
-}
-
-function signingKey(pem: string): KeyObject {
-  let key: KeyObject;
-  try {
-    key = createPrivateKey(pem);
-  } catch (error) {
-    throw new HoldfastError('signing-key', 'the evidence signing key is no readable private key', { next: 'make one with `holdfast evidence keygen` and refer to it in evidence.signingKey', cause: error });
-  }
-  if (key.asymmetricKeyType !== 'ed25519') throw new HoldfastError('signing-key', `the evidence signing key is ${key.asymmetricKeyType}, expected ed25519`, { next: 'make one with `holdfast evidence keygen`' });
-  return key;
-}
-
-function publicPem(key: KeyObject): string {
-  return key.export({ type: 'spki', format: 'pem' }).toString();
-}
-
-/** The first 16 hex digits of the SHA-256 over the public key's DER form. */
-export function keyIdOf(publicKey: KeyObject): string {
-  return createHash('sha256').update(publicKey.export({ type: 'spki', format: 'der' })).digest('hex').slice(0, 16);
-}
-
-export function generateSigningKey(): { privatePem: string; publicPem: string; keyId: string } {
-  const { privateKey, publicKey } = generateKeyPairSync('ed25519');
-  return { privatePem: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(), publicPem: publicPem(publicKey), keyId: keyIdOf(publicKey) };
+export interface WrittenEvidence {
+  readonly directory: string;
+  readonly folder: string;
+  readonly sha256: string;
+  readonly signed: boolean;
+  readonly position: ChainPosition | null;
+  readonly files: Readonly<Record<EvidenceFile, string>>;
 }
 
 /**
  * Write to a temporary name, sync, rename: a folder is whole or not there.
  * An existing folder with the same facts is success (another attempt of the same run); with others it is an error.
  */
-export async function writeEvidenceFolder(directory: string, evidence: PreparedEvidence): Promise<{ directory: string; sha256: string; signed: boolean; files: Readonly<Record<EvidenceFile, string>> }> {
+export async function writeEvidenceFolder(directory: string, evidence: PreparedEvidence): Promise<WrittenEvidence> {
   const target = join(resolve(directory), evidence.folder);
   await mkdir(dirname(target), { recursive: true });
   const temporary = await mkdtemp(join(dirname(target), `.${evidence.folder}-`));
   try {
-    for (const [name, content] of Object.entries({ ...evidence.attached, ...evidence.files })) await writeSynced(join(temporary, name), content);
+    for (const name of EVIDENCE_FILES) await writeSynced(join(temporary, name), evidence.files[name]);
     await syncDirectory(temporary);
     try {
       await rename(temporary, target);
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code !== 'ENOTEMPTY' && code !== 'EEXIST') throw error;
-      const files = await existingEvidence(target, evidence);
-      return { directory: target, sha256: sha256Hex(files['report.json']), signed: verifyFiles(files).keyId !== undefined, files };
+      return (await existingEvidence(directory, evidence))!;
     }
     await syncDirectory(dirname(target));
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
-  return { directory: target, sha256: sha256Hex(evidence.files['report.json']), signed: evidence.signed, files: evidence.files };
+  return { directory: target, folder: evidence.folder, sha256: sha256Hex(evidence.files['report.json']), signed: evidence.signed, position: evidence.position, files: evidence.files };
 }
 
-async function existingEvidence(target: string, evidence: PreparedEvidence): Promise<Record<EvidenceFile, string>> {
-  const { contents } = await readFolder(target);
-  const verdict = verifyFiles(contents);
-  if (verdict.problems.length === 0 && contents['report.json']?.toString('utf8') === evidence.files['report.json']) {
-    return Object.fromEntries(EVIDENCE_FILES.map((name) => [name, contents[name]!.toString('utf8')])) as Record<EvidenceFile, string>;
+/** What an earlier attempt of the same run has written here, by whatever key and place in the chain. @throws HoldfastError when it is something else. */
+export async function existingEvidence(directory: string, evidence: PreparedEvidence): Promise<WrittenEvidence | undefined> {
+  const target = join(resolve(directory), evidence.folder);
+  const there = await stat(target).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === 'ENOENT') return undefined;
+    throw error;
+  });
+  if (there === undefined || (there.isDirectory() && (await readdir(target)).length === 0)) return undefined;
+  const { contents, extra } = await readFolder(target);
+  const verdict = verifyEvidence(contents, extra);
+  if (verdict.ok && verdict.report !== undefined && withoutSealing(allFacts(contents['report.json']!)) === evidence.content) {
+    const files = Object.fromEntries(EVIDENCE_FILES.map((name) => [name, contents[name]?.toString('utf8') ?? ''])) as Record<EvidenceFile, string>;
+    return { directory: target, folder: evidence.folder, sha256: verdict.sha256!, signed: verdict.keyId !== undefined, position: verdict.report.header.position ?? null, files };
   }
-  throw new HoldfastError('evidence-exists', `${target} already holds other evidence${verdict.problems.length === 0 ? '' : ` (${verdict.problems[0]})`}; evidence is never overwritten`, {
+  throw new HoldfastError('evidence-exists', `${target} already holds other evidence${verdict.ok ? '' : ` (${verdict.problems[0]})`}; evidence is never overwritten`, {
     next: 'look at it with `holdfast evidence verify`, move it away, and retry',
   });
+}
+
+function allFacts(report: Buffer): FactInput[] {
+  return (JSON.parse(report.toString('utf8')) as { facts: FactInput[] }).facts;
+}
+
+/** Remember, before a record is there, that its copy is still to be made: whatever happens in between, somebody will make it. */
+export async function markPending(directory: string, folder: string): Promise<void> {
+  await mkdir(join(resolve(directory), PENDING), { recursive: true });
+  const file = await open(join(resolve(directory), PENDING, folder), 'w', 0o644);
+  await file.close();
+}
+
+export async function settlePending(directory: string, folder: string): Promise<void> {
+  await rm(join(resolve(directory), PENDING, folder), { force: true });
+}
+
+/** Names of the records here whose copy is still to be made. */
+export async function listPending(directory: string): Promise<string[]> {
+  return (await readdir(join(resolve(directory), PENDING)).catch(none)).sort();
+}
+
+function none(error: NodeJS.ErrnoException): [] {
+  if (error.code === 'ENOENT') return [];
+  throw error;
 }
 
 async function writeSynced(path: string, content: string): Promise<void> {
@@ -165,128 +154,37 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-export interface EvidenceVerdict {
-  readonly ok: boolean;
-  /** What is wrong, each naming its file and, where it can be told, its fact. */
-  readonly problems: readonly string[];
-  /** What a reader must know although nothing is wrong. */
-  readonly notes: readonly string[];
-  readonly report: Report | undefined;
-  /** Of the key whose signature holds; undefined when there is none. */
-  readonly keyId: string | undefined;
-  /** True when the signature was made by the key that the caller gave. */
-  readonly authentic: boolean;
-}
-
-/** @param publicKeyPem the key that the caller trusts; without it only the key inside the folder can be used. */
-export async function verifyEvidenceFolder(path: string, publicKeyPem?: string): Promise<EvidenceVerdict> {
+/** @param trust whose signatures count; without any, only the key inside the folder can be used. */
+export async function verifyEvidenceFolder(path: string, trust?: Trust): Promise<EvidenceVerdict> {
   const { contents, extra } = await readFolder(path);
-  const verdict = verifyFiles(contents, publicKeyPem);
-  const attached = filesInFacts(verdict.report?.facts ?? []);
-  const changed: string[] = [];
-  for (const [name, text] of Object.entries(attached)) {
-    if (!extra.includes(name)) changed.push(`${name} is missing: its text stands in report.json`);
-    else if (!(await readFile(join(path, name))).equals(Buffer.from(text))) changed.push(`${name} was changed: it is not the text that stands in report.json`);
-  }
-  const foreign = extra.filter((name) => !Object.hasOwn(attached, name));
-  return { ...verdict, ok: verdict.ok && changed.length === 0, problems: [...verdict.problems, ...changed], notes: [...verdict.notes, ...foreign.map((name) => `${name} is not part of the evidence: no signature covers it`)] };
+  const options: VerifyOptions = { name: basename(resolve(path)), ...(trust === undefined ? {} : { trust }) };
+  return verifyEvidence(contents, extra, options);
 }
 
-async function readFolder(path: string): Promise<{ contents: Partial<Record<EvidenceFile, Buffer>>; extra: string[] }> {
-  let names: string[];
+/** The files of a record as they are, and the names of whatever else lies beside them. */
+export async function readFolder(path: string): Promise<{ contents: Record<string, Buffer>; extra: string[] }> {
+  let entries;
   try {
-    names = await readdir(path);
+    entries = await readdir(path, { withFileTypes: true });
   } catch (error) {
     throw new HoldfastError('evidence-not-found', `${path} cannot be read as a folder: ${(error as NodeJS.ErrnoException).code}`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them', cause: error });
   }
-  const contents: Partial<Record<EvidenceFile, Buffer>> = {};
-  for (const name of EVIDENCE_FILES) if (names.includes(name)) contents[name] = await readFile(join(path, name));
+  const contents: Record<string, Buffer> = {};
+  const extra: string[] = [];
+  for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
+    const known = EVIDENCE_FILES.some((name) => name === entry.name);
+    // A link may lead anywhere, and tomorrow somewhere else: only a file is evidence.
+    if (!known || !entry.isFile()) extra.push(known ? `${entry.name} (a ${entry.isDirectory() ? 'folder' : 'link or device'})` : entry.name);
+    else contents[entry.name] = await readBounded(join(path, entry.name));
+  }
   if (Object.keys(contents).length === 0) throw new HoldfastError('evidence-not-found', `${path} holds no evidence`, { next: 'give the folder that holds report.json; `holdfast evidence list` shows them' });
-  return { contents, extra: names.filter((name) => !EVIDENCE_FILES.includes(name as EvidenceFile)) };
+  return { contents, extra };
 }
 
-function verifyFiles(contents: Partial<Record<EvidenceFile, Buffer | string>>, publicKeyPem?: string): EvidenceVerdict {
-  const problems: string[] = EVIDENCE_FILES.filter((name) => contents[name] === undefined).map((name) => `${name} is missing`);
-  const notes: string[] = [];
-  let report: Report | undefined;
-  if (contents['report.json'] !== undefined) {
-    const checked = checkReport(contents['report.json'].toString('utf8'), sha256Hex);
-    problems.push(...checked.problems);
-    if (checked.problems.length === 0) report = reportOf(checked.facts);
-  }
-  const signature = contents['signature.json'] === undefined ? undefined : readSignature(contents['signature.json'].toString('utf8'), problems);
-  if (signature === undefined) return { ok: false, problems, notes, report, keyId: undefined, authentic: false };
-
-  for (const name of REPORT_FILES) {
-    const content = contents[name];
-    if (content !== undefined && sha256Hex(Buffer.from(content)) !== signature.files[name]) problems.push(`${name} was changed: its SHA-256 is not the one in signature.json (or signature.json was changed)`);
-  }
-  if (signature.algorithm === 'none') {
-    if (publicKeyPem !== undefined) problems.push('signature.json: the evidence is not signed, although a public key was given to check it with');
-    else notes.push('the evidence is NOT SIGNED: what was checked is only that it agrees with itself; whoever can write the folder can make another');
-    return { ok: problems.length === 0, problems, notes, report, keyId: undefined, authentic: false };
-  }
-  const trusted = publicKeyPem === undefined ? undefined : readPublicKey(publicKeyPem);
-  const holds = checkSignature(signature, trusted, problems);
-  if (holds && trusted === undefined) {
-    notes.push(`authenticity was checked only against the key embedded in the folder (key id ${signature.keyId}); give --public-key FILE to check who signed it`);
-  }
-  return { ok: problems.length === 0, problems, notes, report, keyId: holds ? (signature.keyId ?? undefined) : undefined, authentic: holds && trusted !== undefined };
-}
-
-function readSignature(text: string, problems: string[]): SignatureDocument | undefined {
-  let document: SignatureDocument;
-  try {
-    document = JSON.parse(text) as SignatureDocument;
-  } catch {
-    problems.push('signature.json was changed: it is no JSON any more');
-    return undefined;
-  }
-  const shape =
-    document !== null && typeof document === 'object' && document.format === 1 && typeof document.files === 'object' && document.files !== null &&
-    (document.algorithm === 'none'
-      ? document.keyId === null && document.publicKey === null && document.signature === null
-      : document.algorithm === 'ed25519' && [document.keyId, document.publicKey, document.signature].every((field) => typeof field === 'string'));
-  if (!shape || serialiseSignature(document) !== text) {
-    problems.push('signature.json was changed: it is not in the form in which it was written');
-    return undefined;
-  }
-  return document;
-}
-
-function checkSignature(signature: SignatureDocument, trusted: KeyObject | undefined, problems: string[]): boolean {
-  let embedded: KeyObject;
-  try {
-    embedded = readPublicKey(signature.publicKey!);
-  } catch (error) {
-    problems.push(`signature.json: ${messageOf(error)}`);
-    return false;
-  }
-  if (publicPem(embedded) !== signature.publicKey || keyIdOf(embedded) !== signature.keyId) {
-    problems.push('signature.json was changed: its public key and key id do not belong together');
-    return false;
-  }
-  if (trusted !== undefined && keyIdOf(trusted) !== signature.keyId) {
-    problems.push(`signature.json: signed by key ${signature.keyId}, not by the given key ${keyIdOf(trusted)}`);
-    return false;
-  }
-  const bytes = Buffer.from(signature.signature!, 'base64');
-  if (bytes.toString('base64') !== signature.signature || !verify(null, Buffer.from(signedText(signature.files)), trusted ?? embedded, bytes)) {
-    problems.push('signature.json: the signature does not hold for the hashes it names, so they or it were changed');
-    return false;
-  }
-  return true;
-}
-
-function readPublicKey(pem: string): KeyObject {
-  let key: KeyObject;
-  try {
-    key = createPublicKey(pem);
-  } catch (error) {
-    throw new HoldfastError('public-key', 'the public key is no readable key', { next: 'give the PEM file that `holdfast evidence keygen` wrote beside the private key', cause: error });
-  }
-  if (key.asymmetricKeyType !== 'ed25519') throw new HoldfastError('public-key', `the public key is ${key.asymmetricKeyType}, expected ed25519`);
-  return key;
+async function readBounded(path: string): Promise<Buffer> {
+  const { size } = await stat(path);
+  if (size > MAXIMUM_FILE_BYTES) throw new HoldfastError('evidence-size', `${path} has ${size} bytes; no file of a record has more than ${MAXIMUM_FILE_BYTES}`, { next: 'this is not what was written; get the record from the store' });
+  return readFile(path);
 }
 
 export interface EvidenceListing {
@@ -294,35 +192,38 @@ export interface EvidenceListing {
   readonly path: string;
   readonly ok: boolean;
   readonly signed: boolean;
+  /** Signed by a key that is trusted. */
+  readonly authentic: boolean;
   readonly kind: string;
   readonly service: string;
   readonly subject: string;
   readonly outcome: string;
   readonly startedAt: string;
   readonly problem: string | undefined;
+  /** Its copy has not reached the store. */
+  readonly pending: boolean;
 }
 
 /** Newest first. Every folder is verified while it is listed. */
-export async function listEvidence(directory: string): Promise<EvidenceListing[]> {
-  const entries = await readdir(directory, { withFileTypes: true }).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === 'ENOENT') return [];
-    throw error;
-  });
+export async function listEvidence(directory: string, trust?: Trust): Promise<EvidenceListing[]> {
+  const entries = await readdir(directory, { withFileTypes: true }).catch(none);
+  const pending = await listPending(directory);
   const found: EvidenceListing[] = [];
   for (const entry of entries) {
     if (!entry.isDirectory() || entry.name.startsWith('.')) continue;
     const path = join(directory, entry.name);
     let verdict: EvidenceVerdict;
     try {
-      verdict = await verifyEvidenceFolder(path);
+      verdict = await verifyEvidenceFolder(path, trust);
     } catch (error) {
-      if (error instanceof HoldfastError && error.code === 'evidence-not-found') continue;
-      throw error;
+      if (!(error instanceof HoldfastError)) throw error;
+      if (error.code === 'evidence-not-found') continue;
+      verdict = { ok: false, problems: [error.message], notes: [], report: undefined, sha256: undefined, keyId: undefined, authentic: false };
     }
     const header = verdict.report?.header;
     found.push({
-      folder: basename(path), path, ok: verdict.ok, signed: verdict.keyId !== undefined, kind: header?.kind ?? '?', service: header?.service ?? '',
-      subject: header?.subject ?? '?', outcome: header?.outcome ?? '?', startedAt: header?.startedAt ?? entry.name.slice(0, 10), problem: verdict.problems[0],
+      folder: basename(path), path, ok: verdict.ok, signed: verdict.keyId !== undefined, authentic: verdict.authentic, kind: header?.kind ?? '?', service: header?.service ?? '',
+      subject: header?.subject ?? '?', outcome: header?.outcome ?? '?', startedAt: header?.startedAt ?? entry.name.slice(0, 10), problem: verdict.problems[0], pending: pending.includes(entry.name),
     });
   }
   return found.sort((a, b) => (a.startedAt < b.startedAt ? 1 : -1));

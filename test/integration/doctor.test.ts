@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { runDoctor, type Finding } from '../../src/engine/doctor.ts';
-import { generateSigningKey } from '../../src/systems/evidence-folder.ts';
+import { generateSigningKey } from '../../src/systems/evidence-keys.ts';
 import { connectTemporal, runningWorker, suite, testBucket, testConfig, testDatabase, testDatastore, testSecret, type TestDatabase } from '../support.ts';
 
 const ASK = { fix: false, notifyTest: false };

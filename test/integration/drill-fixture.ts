@@ -14,7 +14,7 @@ import { listBackups } from '../../src/systems/backup-catalogue.ts';
 import { runBackup } from '../../src/systems/backup-run.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { drillsDirectory } from '../../src/systems/drill-target.ts';
-import { generateSigningKey } from '../../src/systems/evidence-folder.ts';
+import { generateSigningKey } from '../../src/systems/evidence-keys.ts';
 import { openStore, type Store } from '../../src/systems/store.ts';
 import { connectTemporal, testConfig, uniqueName, type ConfigOverrides } from '../support.ts';
 

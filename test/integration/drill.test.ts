@@ -10,6 +10,7 @@ import type { Manifest } from '../../src/model/manifest.ts';
 import { listBackups, readManifest } from '../../src/systems/backup-catalogue.ts';
 import { createDrillTarget, openDrillTarget, sweepDrillTargets } from '../../src/systems/drill-target.ts';
 import { verifyEvidenceFolder } from '../../src/systems/evidence-folder.ts';
+import { trustOnly } from '../../src/systems/evidence-keys.ts';
 import { readText } from '../../src/systems/store.ts';
 import { connectTemporal, runningWorker } from '../support.ts';
 import { drillFixture, expectNoTargets, holdfast, startWorkerProcess, type DrillFixture } from './drill-fixture.ts';
@@ -73,7 +74,7 @@ describe('with a worker', () => {
     expect(await fixture.find(backup.id)).toMatchObject({ proof: 'verified', inUse: false });
     expectNoTargets(fixture.context);
 
-    const verdict = await verifyEvidenceFolder(result.evidence!, readFileSync(fixture.publicKeyFile, 'utf8'));
+    const verdict = await verifyEvidenceFolder(result.evidence!, trustOnly(readFileSync(fixture.publicKeyFile, 'utf8')));
     expect(verdict).toMatchObject({ ok: true, authentic: true, problems: [] });
     expect(verdict.report).toMatchObject({ header: { kind: 'drill', service: null, subject: 'shop', outcome: 'verified', requestedBy: 'ana', reason: 'monthly', environment: 'test' } });
     expect(verdict.report!.measurements.map((measurement) => measurement.measured)).toEqual([result.measuredRtoMs, result.measuredRpoMs]);
@@ -84,7 +85,7 @@ describe('with a worker', () => {
     const copies: string[] = [];
     for await (const object of fixture.store.list(`${fixture.store.prefix}evidence/`)) copies.push(object.key);
     const folder = result.evidence!.split('/').at(-1)!;
-    expect(copies.filter((key) => key.includes(folder)).map((key) => key.split('/').at(-1))).toEqual(['report.html', 'report.json', 'report.md', 'signature.json']);
+    expect(copies.filter((key) => key.includes(folder)).map((key) => key.split('/').at(-1))).toEqual(['facts.sha256', 'report.html', 'report.json', 'report.md', 'signature.json']);
     expect(await fixture.store.getText(copies.find((key) => key.endsWith(`${folder}/report.json`))!)).toBe(readFileSync(join(result.evidence!, 'report.json'), 'utf8'));
     expect(fixture.notices.join()).toContain('verified the backup');
 
