@@ -6,7 +6,7 @@ import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckR
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
 import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
 import { failbackText, generateFailback, originOf, type GeneratedFailback } from '../src/model/failback.ts';
-import { checksOf, factsOf, measureFailover, timelineOf } from '../src/model/measure.ts';
+import { checksOf, factsOf, marksOf, measureFailover, timelineOf } from '../src/model/measure.ts';
 import type { Override } from '../src/model/rules.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { classify, createExecution } from './interpreter.ts';
@@ -45,6 +45,8 @@ export interface ExecutionResult {
   readonly missed: readonly string[];
   /** Folder of the evidence, or why there is none. */
   readonly evidence: string | null;
+  /** What is wrong with it although it was written: not signed, not copied to the store, in no chain. */
+  readonly evidenceProblem?: string | null;
   readonly checks: readonly CheckResult[];
   /** The way back, generated from what was changed, or why there is none; null for a dry run. */
   readonly failback?: GeneratedFailback | null;
@@ -158,7 +160,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
   };
   if (who.dryRun) return result;
   const evidence = await recordEvidence(plan, state, startedAtMs, who, result, info.workflowId, info.runId, document);
-  const complete = { ...result, evidence };
+  const complete: ExecutionResult = { ...result, evidence: evidence.where, evidenceProblem: evidence.problem };
   await tell(plan, complete, startedAtMs);
   if (outcome !== 'succeeded') {
     throw ApplicationFailure.create({ message: `${plan.title}: ${outcome}: ${state.failure ?? 'no reason recorded'}`, type: `execution-${outcome}`, nonRetryable: true, details: [complete] });
@@ -168,7 +170,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
 
 async function recordEvidence(
   plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, workflowId: string, runId: string, document: string | undefined,
-): Promise<string> {
+): Promise<{ where: string; problem: string | null }> {
   const failback = result.failback ?? null;
   const at = new Date(Date.now()).toISOString();
   const record: EvidenceInput = {
@@ -187,6 +189,7 @@ async function recordEvidence(
     planHash: plan.hash,
     measurements: result.measurements,
     timeline: timelineOf(state),
+    marks: marksOf(plan, state, startedAtMs),
     checks: result.checks,
     facts: [
       ...factsOf(plan, state, startedAtMs),
@@ -197,10 +200,11 @@ async function recordEvidence(
   };
   try {
     const location: EvidenceLocation = await writeEvidence(record);
-    return location.directory;
+    return { where: location.directory, problem: location.problem ?? null };
   } catch (error) {
     log.error('evidence could not be written', { error: classify(error).text });
-    return `not written: ${classify(error).text}`;
+    const why = `not written: ${classify(error).text}`;
+    return { where: why, problem: why };
   }
 }
 
@@ -210,10 +214,10 @@ async function tell(plan: Plan, result: ExecutionResult, startedAtMs: number): P
     result.measurements.filter((item) => item.objective !== null).map((item) => [item.name, item.measured === null ? `not measured: ${item.note ?? ''}` : item.unit === 'ms' ? formatDuration(item.measured) : String(item.measured)]),
   );
   await send({
-    level: good ? 'success' : 'failure',
+    level: good ? (result.evidenceProblem == null ? 'success' : 'attention') : 'failure',
     title: `${plan.title}: ${plan.service ?? plan.runbook} ${result.outcome}${result.objectivesMet === false ? ', objectives missed' : ''}`,
     text: result.failure ?? (result.missed.length > 0 ? result.missed.join('\n') : `took ${formatDuration(Date.now() - startedAtMs)}`),
-    fields: { mode: result.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...figures },
+    fields: { mode: result.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...(result.evidenceProblem == null ? {} : { 'evidence needs attention': result.evidenceProblem }), ...figures },
   });
 }
 

@@ -153,6 +153,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
     if (outcome === 'verified' && missed.length > 0) message = `${message}; but the objective was MISSED: ${missed.join(', ')}`;
     if (!destroyed) message = `${message}; the target could not be destroyed: the sweep of the next worker on that host will`;
     const finalOutcome = cancelled !== undefined ? 'cancelled' : aborted !== undefined && outcome === 'failed' ? 'aborted' : outcome;
+    let evidenceProblem = false;
     const evidence = await writeEvidence();
     setOutcome(finalOutcome === 'verified' && missed.length > 0 ? 'objective-missed' : finalOutcome);
     record.finish(finalOutcome === 'verified');
@@ -168,7 +169,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
       evidence,
       message,
     };
-    await tell(noticeOf(result, subject, measurements, cancelled !== undefined, missed.length > 0 || evidence === null || !destroyed));
+    await tell(noticeOf(result, subject, measurements, cancelled !== undefined, missed.length > 0 || evidence === null || evidenceProblem || !destroyed));
     if (cancelled !== undefined) throw cancelled;
     return result;
 
@@ -179,7 +180,12 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
           workflowId, runId, requestedBy: request.requestedBy, reason: request.reason, startedAt: startTime.toISOString(), finishedAt: new Date(Date.now()).toISOString(), planHash: null,
           measurements, timeline: record.timeline(startedAtMs), checks: found.checks, facts: record.facts(subject, found),
         } as const;
-        return (await record.step('evidence', () => recording.writeEvidence(input), (written) => `${written.directory}, ${written.signed ? 'signed' : 'NOT SIGNED'}`)).directory;
+        const written = await record.step('evidence', () => recording.writeEvidence(input), ({ directory, signed, problem }) => `${directory}, ${signed ? 'signed' : 'NOT SIGNED'}${problem == null ? '' : `; ${problem}`}`);
+        if (written.problem != null) {
+          evidenceProblem = true;
+          message = `${message}; the evidence needs attention: ${written.problem}`;
+        }
+        return written.directory;
       } catch (error) {
         message = `${message}; the evidence could not be written: ${causeText(error)}`;
         return null;

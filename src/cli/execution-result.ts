@@ -26,6 +26,7 @@ function formatExecution(workflowId: string, result: ExecutionResult): string {
   if (wrong.length > 0) lines.push('', formatChecks(wrong));
   else if (result.outcome === 'checked' && result.checks.length > 0) lines.push('', formatChecks(result.checks));
   if (result.evidence !== null) lines.push('', `evidence: ${result.evidence}`);
+  if (result.evidenceProblem != null && result.evidenceProblem !== result.evidence) lines.push(`EVIDENCE NEEDS ATTENTION: ${result.evidenceProblem}`);
   const origin = result.failback?.origin;
   if (origin != null) lines.push('', `way ${origin.purpose === 'failback' ? 'back' : 'forth again'} to ${origin.returnsTo ?? 'the old primary'}: holdfast failback ${origin.service} --reason "..."${origin.purpose === 'failback' ? '' : ' --forth'}`, ...(result.failback?.cautions ?? []).map((text) => `  mind: ${text}`));
   lines.push('', `in full: holdfast audit ${workflowId}`);

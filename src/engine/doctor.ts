@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto';
+import { randomBytes, type KeyObject } from 'node:crypto';
 import { access, constants, mkdir, mkdtemp, rmdir, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { Client } from '@temporalio/client';
@@ -358,16 +358,30 @@ async function checkEvidence(context: Context, report: Report): Promise<void> {
     report('warn', 'evidence is not signed', 'make a key with `holdfast evidence keygen FILE` and set evidence.signingKey');
     return;
   }
-  const { createPrivateKey } = await import('node:crypto');
-  let type: string | undefined;
+  const { createPrivateKey, createPublicKey } = await import('node:crypto');
+  const { keyIdOf } = await import('../systems/evidence-keys.ts');
+  let key: KeyObject | undefined;
   try {
-    type = createPrivateKey(await context.secrets.resolve(reference)).asymmetricKeyType;
+    key = createPrivateKey(await context.secrets.resolve(reference));
   } catch (error) {
     if (error instanceof HoldfastError) throw error;
-    type = undefined;
   }
-  if (type === 'ed25519') report('ok', 'the signing key is an Ed25519 private key');
-  else report('fail', `the signing key is ${type === undefined ? 'no private key in PEM' : `of type ${type}`}, expected Ed25519`, 'make one with `holdfast evidence keygen FILE`');
+  const type = key?.asymmetricKeyType;
+  if (key === undefined || type !== 'ed25519') {
+    report('fail', `the signing key is ${type === undefined ? 'no private key in PEM' : `of type ${type}`}, expected Ed25519`, 'make one with `holdfast evidence keygen FILE`');
+    return;
+  }
+  const { trustedKeys, revokedKeys } = context.config.evidence;
+  const publicKey = createPublicKey(key);
+  const keyId = keyIdOf(publicKey);
+  const line = publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
+  const trusted = trustedKeys.find((one) => one.publicKey === line);
+  const now = Date.now();
+  if (revokedKeys.some((revoked) => revoked.keyId === keyId)) report('fail', `the signing key ${keyId} is revoked: nothing it signs is believed`, 'make another with `holdfast evidence keygen FILE` and point evidence.signingKey to it');
+  else if (trustedKeys.length === 0) report('warn', `the signing key is an Ed25519 private key, ${keyId}; no key is trusted here, so \`evidence verify\` cannot say who signed`, `add to evidence.trustedKeys: publicKey: ${line}`);
+  else if (trusted === undefined) report('fail', `the signing key ${keyId} is not among evidence.trustedKeys: what it signs is not believed`, `add to evidence.trustedKeys: publicKey: ${line}`);
+  else if ((trusted.validUntil !== undefined && Date.parse(trusted.validUntil) < now) || (trusted.validFrom !== undefined && Date.parse(trusted.validFrom) > now)) report('fail', `the signing key ${keyId} is trusted ${trusted.validFrom === undefined ? '' : `from ${trusted.validFrom} `}${trusted.validUntil === undefined ? '' : `until ${trusted.validUntil}`}, not now`, 'rotate it, or correct its validity');
+  else report('ok', `the signing key is the trusted Ed25519 key ${keyId}`);
 }
 
 async function checkNotify(context: Context, options: DoctorOptions, report: Report): Promise<void> {

@@ -1,8 +1,10 @@
+import { dirname, resolve } from 'node:path';
 import { DefaultLogger, Runtime, Worker, makeTelemetryFilterString, type ActivityInterceptorsFactory, type LogEntry, type NativeConnection } from '@temporalio/worker';
 import { asyncLocalStorage } from '@temporalio/activity';
 import { createActivities } from '../../activities/index.ts';
 import type { Context } from '../systems/context.ts';
 import { setLogSurroundings, type Logger } from '../systems/log.ts';
+import { messageOf } from '../model/errors.ts';
 import { bundleWorkflows, type WorkflowBundle } from './bundle.ts';
 import { connectClient, connectNative, identity } from './connection.ts';
 import { sweepEndedDrills } from './drill-sweep.ts';
@@ -156,6 +158,7 @@ export async function runWorker(context: Context, options: WorkerOptions = {}): 
   } finally {
     await client.connection.close();
   }
+  void copyLeftEvidence(context);
   const worker = await createWorker(context, options);
   let signals = 0;
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -180,5 +183,19 @@ export async function runWorker(context: Context, options: WorkerOptions = {}): 
     process.off('SIGTERM', onSignal);
     process.off('SIGINT', onSignal);
     await worker.close();
+  }
+}
+
+/** Records of this host whose copy could not be made when they were written. Nothing waits for it: the store may still be away. */
+async function copyLeftEvidence(context: Context): Promise<void> {
+  const { store, directory } = context.config.evidence;
+  if (store === undefined) return;
+  try {
+    const { pushPending } = await import('../systems/evidence-store.ts');
+    const { copied, left, problem } = await pushPending(context, resolve(dirname(context.configPath), directory), store, Date.now());
+    if (copied.length > 0) context.log.info({ copied }, 'evidence that was left here was copied to the store');
+    if (problem !== undefined) context.log.error({ left, problem }, 'evidence is on this host only');
+  } catch (error) {
+    context.log.error({ error: messageOf(error) }, 'evidence that was left here could not be looked at');
   }
 }

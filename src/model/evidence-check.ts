@@ -22,7 +22,7 @@ const sealedHeaderShape = headerShape.extend({
 const SHAPES: readonly (readonly [kind: string, shape: z.ZodType])[] = [
   ['header', sealedHeaderShape],
   ['measurements', z.array(z.looseObject({ name: text, unit: z.enum(['ms', 'count', 'bytes']), objective: z.number().nullable(), measured: z.number().nullable(), note: text.optional() }))],
-  ['timeline', z.array(z.looseObject({ label: text, startMs: milliseconds, endMs: milliseconds, outcome: text, group: text.optional() }))],
+  ['timeline', z.array(z.looseObject({ label: text, startMs: milliseconds, endMs: milliseconds, outcome: text, group: text.optional(), detail: text.optional() }))],
   ['checks', z.array(z.looseObject({ name: text, ok: z.boolean(), found: text, expected: text, next: text.optional(), overridden: text.optional() }))],
   ['appendix', text.nullable()],
   ['annotations', z.strictObject({ marks: z.array(z.looseObject({ kind: text, label: text, atMs: milliseconds, endMs: milliseconds.optional() })), cautions: z.array(text) })],

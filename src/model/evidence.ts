@@ -60,12 +60,15 @@ export interface TimelineEntry {
   readonly startMs: number;
   readonly endMs: number;
   readonly outcome: string;
+  /** Steps that belong together, e.g. those that ran in parallel. */
   readonly group?: string;
+  /** Smaller, below the label: e.g. the kind of the step. */
+  readonly detail?: string;
 }
 
-/** `window` has an end and is shaded; all others are lines. */
+/** `window` and `waiting` have an end and are shaded, all others are lines; a short `window` is drawn once more, enlarged. */
 export interface TimelineMark {
-  readonly kind: 'window' | 'no-return' | 'objective' | 'moment';
+  readonly kind: 'window' | 'waiting' | 'no-return' | 'objective' | 'moment';
   readonly label: string;
   readonly atMs: number;
   readonly endMs?: number;

@@ -1,6 +1,6 @@
 /** What an execution's own record says, put into figures. Pure: nothing is estimated, what is not there is null with a note. */
 import type { CheckResult } from './api.ts';
-import type { FactInput, Measurement, TimelineEntry } from './evidence.ts';
+import type { FactInput, Measurement, TimelineEntry, TimelineMark } from './evidence.ts';
 import type { ExecutionState, Plan, StepState } from './execution.ts';
 import type { Json } from './runbook-schema.ts';
 
@@ -144,7 +144,23 @@ function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
 export function timelineOf(state: ExecutionState): TimelineEntry[] {
   return state.steps
     .filter((step) => step.startedAtMs !== null && step.endedAtMs !== null && step.outcome !== 'skipped')
-    .map((step) => ({ label: step.id, startMs: step.startedAtMs!, endMs: step.endedAtMs!, outcome: step.status === 'undone' ? 'undone' : (step.outcome ?? 'unknown'), group: step.uses }));
+    .map((step) => ({ label: step.id, startMs: step.startedAtMs!, endMs: step.endedAtMs!, outcome: step.status === 'undone' ? 'undone' : (step.outcome ?? 'unknown'), detail: step.uses }));
+}
+
+/** What is drawn over the timeline: when writes were refused, when there was no way back, how long approval took, until when the objective reached. */
+export function marksOf(plan: Plan, state: ExecutionState, startedAtMs: number): TimelineMark[] {
+  const marks: TimelineMark[] = [];
+  const approval = stepUsing(state, 'operator.approval');
+  const waited = took(approval);
+  if (approval !== undefined && waited !== null && waited > 0) marks.push({ kind: 'waiting', label: 'waiting for approval', atMs: approval.startedAtMs!, endMs: approval.endedAtMs! });
+  const [lastOnOld, firstGood] = [numberFact(state, 'canary.verify', 'lastOnOldMs'), numberFact(state, 'canary.verify', 'firstGoodWriteAtMs')];
+  if (plan.mode === 'planned' && lastOnOld !== null && firstGood !== null && firstGood > lastOnOld) marks.push({ kind: 'window', label: 'writes were refused, as the canary saw it', atMs: lastOnOld, endMs: firstGood });
+  const promoted = stepUsing(state, 'postgres.promote');
+  if (state.pastPointOfNoReturn && promoted?.startedAtMs != null) marks.push({ kind: 'no-return', label: `point of no return: ${promoted.id} began`, atMs: promoted.startedAtMs });
+  if (firstGood !== null) marks.push({ kind: 'moment', label: 'first good write on the new primary', atMs: firstGood });
+  // A forced run counts from the failure, which is not on this clock as surely.
+  if (plan.mode === 'planned' && plan.objectives !== null) marks.push({ kind: 'objective', label: 'objective RTO, from the start', atMs: startedAtMs + plan.objectives.rtoMs });
+  return marks;
 }
 
 export function checksOf(state: ExecutionState): CheckResult[] {

@@ -226,14 +226,34 @@ async function verifyStored(context: Context, storeName: string, store: Store, f
   const s3 = storeOf(context.config, storeName).type === 's3';
   const times = [...objects.values()].map((object) => object.modifiedMs);
   const verdict = verifyEvidence(contents, extra, { trust, name: folder, ...(s3 ? { storedAtMs: times.reduce((latest, ms) => Math.max(latest, ms), 0) } : {}) });
-  const locks = await Promise.all(Object.keys(contents).map(async (name) => (await store.head(prefix + name))?.lockedUntilMs));
+  const problems = [...verdict.problems];
   const notes = [...verdict.notes];
+  const history = await overwritten(store, prefix);
+  problems.push(...history.problems);
+  notes.push(...history.notes);
+  const locks = await Promise.all(Object.keys(contents).map(async (name) => (await store.head(prefix + name))?.lockedUntilMs));
   let lockedUntilMs: number | undefined;
   if (store.lockForMs !== undefined) {
     if (locks.some((until) => until === undefined)) notes.push('not under object lock, although the store is configured so: it was put there by other means, or before');
     else lockedUntilMs = locks.reduce<number>((least, until) => Math.min(least, until!), Number.POSITIVE_INFINITY);
   }
-  return { folder, verdict: { ...verdict, notes }, ...(lockedUntilMs === undefined ? {} : { lockedUntilMs }) };
+  return { folder, verdict: { ...verdict, ok: problems.length === 0, problems, notes }, ...(lockedUntilMs === undefined ? {} : { lockedUntilMs }) };
+}
+
+/** What a versioned bucket remembers: nothing of ours is ever written over or deleted. */
+async function overwritten(store: Store, prefix: string): Promise<{ problems: string[]; notes: string[] }> {
+  const problems: string[] = [];
+  if (store.superseded === undefined) return { problems, notes: [] };
+  try {
+    for await (const { key, modifiedMs, deleted } of store.superseded(prefix)) {
+      const at = new Date(modifiedMs).toISOString();
+      problems.push(deleted ? `${key} was deleted at ${at}; its versions are still in the bucket` : `${key} was written over: an older version of ${at} is still in the bucket`);
+    }
+  } catch (error) {
+    if (!(error instanceof HoldfastError) || !error.code.startsWith('store-')) throw error;
+    return { problems, notes: [`older versions could not be looked at: ${firstLine(error)}`] };
+  }
+  return { problems, notes: [] };
 }
 
 export interface EvidenceSurvey {
@@ -250,6 +270,8 @@ export async function surveyStore(context: Context, storeName: string, directory
   const records: RecordVerdict[] = [];
   for (const [folder, objects] of folders) records.push(await verifyStored(context, storeName, store, folder, objects, trust));
   const { problems, notes } = await surveyChains(await storeChain(context, storeName), records.map(chained));
+  // Written over is a finding about its record; what is gone has no record left to say it.
+  for (const gone of (await overwritten(store, `${store.prefix}evidence/`)).problems) if (!records.some(({ verdict }) => verdict.problems.includes(gone))) problems.push(gone);
   const pending = await listPending(directory);
   for (const local of await listEvidence(directory)) {
     if (folders.has(local.folder)) continue;

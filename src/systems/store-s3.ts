@@ -200,9 +200,21 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
     } while (token !== undefined);
   }
 
+  async function* superseded(wanted: string): AsyncIterable<{ key: string; modifiedMs: number; deleted: boolean }> {
+    let [keyMarker, versionMarker]: (string | undefined)[] = [];
+    for (;;) {
+      const page = await call('listed', wanted, () => client.send(new s3.ListObjectVersionsCommand({ Bucket: bucket, Prefix: wanted, KeyMarker: keyMarker, VersionIdMarker: versionMarker })));
+      for (const marker of page.DeleteMarkers ?? []) if (marker.IsLatest === true) yield { key: marker.Key!, modifiedMs: marker.LastModified?.getTime() ?? 0, deleted: true };
+      for (const version of page.Versions ?? []) if (version.IsLatest !== true) yield { key: version.Key!, modifiedMs: version.LastModified?.getTime() ?? 0, deleted: false };
+      if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return;
+      [keyMarker, versionMarker] = [page.NextKeyMarker, page.NextVersionIdMarker];
+    }
+  }
+
   return {
     prefix,
     lockForMs: config.objectLock?.retain,
+    superseded,
     put,
     get,
     getText: async (key, options) => readText(await get(key, options)),

@@ -38,6 +38,8 @@ export interface Store {
   head(key: string): Promise<{ bytes: number; lockedUntilMs?: number } | undefined>;
   /** Every object below the prefix, in key order. Throws when the listing is not complete. */
   list(prefix: string): AsyncIterable<StoredObject>;
+  /** Where the store keeps versions: every object below the prefix that was written over or deleted later. */
+  superseded?(prefix: string): AsyncIterable<{ readonly key: string; readonly modifiedMs: number; readonly deleted: boolean }>;
   /** A plain delete: in a versioned bucket older versions stay until the bucket's own lifecycle removes them. */
   delete(key: string): Promise<void>;
   /** Abandon uploads below the prefix that began before `nowMs - olderThanMs`. @returns how many. */

@@ -5,8 +5,8 @@ import { createPrivateKey } from 'node:crypto';
 import { basename, dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkChains, type ChainLink } from '../../src/model/evidence-chain.ts';
-import { canonicalJson, chainFacts, evidenceFolder, judge, serialiseReport, type EvidenceInput, type Fact } from '../../src/model/evidence.ts';
-import { renderTimeline } from '../../src/model/evidence-report.ts';
+import { REPORT_LAYOUT, canonicalJson, chainFacts, evidenceFolder, judge, serialiseReport, type EvidenceInput, type Fact } from '../../src/model/evidence.ts';
+import { renderTimeline } from '../../src/model/evidence-plot.ts';
 import { listEvidence, prepareEvidence, verifyEvidenceFolder, writeEvidenceFolder } from '../../src/systems/evidence-folder.ts';
 import { generateSigningKey, readPublicKey, readSigningKey, trustOnly, trustedKey, type Trust } from '../../src/systems/evidence-keys.ts';
 import { EVIDENCE_FILES, sha256Hex, verifyEvidence } from '../../src/systems/evidence-verify.ts';
@@ -30,6 +30,8 @@ const INPUT: EvidenceInput = {
   checks: [{ name: 'orders exist', ok: true, found: '7', expected: 'at least 1' }],
   facts: [{ at: '2026-11-21T03:00:05.000Z', kind: 'backup-chosen', data: { id: 'b1', rows: '12' } }],
 };
+
+const LAYOUT = { layout: 2, html: 'd6586685e6035dac7570e438cff995bae3785e4204c92e18a6d4f2337e8517e0', md: '8f6ea27d11b4dde3bfa15fe67000440007f15d216b685b57755e4bb2434b7a42' };
 
 let root: string;
 beforeAll(async () => {
@@ -238,7 +240,8 @@ describe('an attacker without the key', () => {
     const signature = (JSON.parse(files['signature.json']) as { signature: string }).signature;
     expect(signature.endsWith('==')).toBe(true);
     const twin = signature.slice(0, -3) + String.fromCharCode(signature.charCodeAt(signature.length - 3) + 1) + '==';
-    if (Buffer.from(twin, 'base64').equals(Buffer.from(signature, 'base64'))) expect(problemsOf(replace('signature.json', files['signature.json'].replace(signature, twin))).length).toBeGreaterThan(0);
+    expect(Buffer.from(twin, 'base64').equals(Buffer.from(signature, 'base64'))).toBe(true);
+    expect(problemsOf(replace('signature.json', files['signature.json'].replace(signature, twin)))).toEqual([expect.stringContaining('the signature does not hold')]);
   });
 
   test('a page that says other things than the facts is found, also where nobody signed', () => {
@@ -363,6 +366,71 @@ test('an objective is met by an equal figure and never by an unmeasured one', ()
   expect(judge({ name: 'x', unit: 'ms', objective: 5, measured: 6 })).toBe('MISSED');
   expect(judge({ name: 'x', unit: 'ms', objective: 5, measured: null })).toBe('not measured');
   expect(judge({ name: 'x', unit: 'ms', objective: null, measured: 6 })).toBe('no objective');
+});
+
+describe('the readable reports', () => {
+  const full: EvidenceInput = {
+    ...INPUT,
+    marks: [{ kind: 'window', label: 'writes were refused', atMs: 31_000, endMs: 31_040 }, { kind: 'no-return', label: 'point of no return', atMs: 31_010 }, { kind: 'objective', label: 'objective RTO', atMs: 900_000 }],
+    cautions: ['readiness was degraded: the last drill is 41 days old'],
+    checks: [...INPUT.checks, { name: 'drill is fresh', ok: true, found: '41 days', expected: 'at most 35', rule: 'backup-age', overridden: 'ben: disk is dying' }, { name: 'streams', ok: false, found: 'no', expected: 'yes' }],
+    facts: [
+      { at: INPUT.startedAt, kind: 'decision', data: { action: 'markDone', step: 'rollout', by: 'cem', reason: 'by hand', evidence: 'kubectl says 12 of 12' } },
+      { at: INPUT.startedAt, kind: 'decision', data: { action: 'skip', step: 'dns', by: 'cem', reason: 'no zone' } },
+      { at: INPUT.startedAt, kind: 'step', data: { id: 'verify', tainted: ['dns'] } },
+      { at: INPUT.startedAt, kind: 'refusal', data: { action: 'retry', why: 'stale' } },
+    ],
+  };
+
+  test('say first what must be known before the figures are believed', () => {
+    const { files } = prepareEvidence(full, 'test', undefined, { position: null, unchained: 'the store did not answer', unsigned: 'no signing key is configured' });
+    for (const name of ['report.md', 'report.html'] as const) {
+      const text = files[name];
+      const [first, rest] = [text.slice(text.indexOf('Read this first'), text.indexOf('Objective against measured')), text.slice(text.indexOf('Objective against measured'))];
+      for (const words of ['NOT SIGNED: no signing key is configured', 'Objective MISSED: RPO, 1m 00s (at most 1.00 s)', 'NOT MEASURED although there is an objective: lost writes: no canary ran', 'OVERRIDDEN: the rule backup-age was broken on purpose by ben: disk is dying', '1 of 3 checks DO NOT HOLD: streams', 'DECLARED BY HAND: step rollout was said to be done by cem: by hand (shown by: kubectl says 12 of 12)', 'SKIPPED BY HAND: step dns', 'TAINTED: step verify', 'readiness was degraded', '1 request of operators was refused', 'stands in no chain: the store did not answer']) {
+        expect(first).toContain(words);
+      }
+      expect(rest).toContain('OVERRIDDEN by ben: disk is dying');
+    }
+    expect(prepareEvidence({ ...INPUT, measurements: [] }, 'test', KEY.privatePem, { position: { chain: 'test/orders', sequence: 1, previous: null }, unchained: null, unsigned: null }).files['report.md']).not.toContain('Read this first');
+  });
+
+  test('what people wrote is text, never markup', () => {
+    const nasty = '<img src=x onerror=alert(1)> [link](http://x) | `code` \n# heading';
+    const { files } = prepareEvidence({ ...full, title: nasty, summary: nasty, reason: nasty, cautions: [nasty], timeline: [{ label: nasty, detail: nasty, group: nasty, startMs: 0, endMs: 1, outcome: nasty }], marks: [{ kind: 'moment', label: nasty, atMs: 0 }], checks: [{ name: nasty, ok: false, found: nasty, expected: nasty, overridden: nasty }] }, 'test', undefined);
+    expect(files['report.html']).not.toContain('<img');
+    expect(files['report.md']).not.toMatch(/<img|[^\\]\[link|\n# heading/);
+  });
+
+  test('a short window is drawn once more, enlarged, with what was near the point of no return', () => {
+    const svg = renderTimeline([{ label: 'long', startMs: 0, endMs: 2_400_000, outcome: 'changed' }, { label: 'promote', startMs: 2_000_000, endMs: 2_000_003, outcome: 'changed' }], [
+      { kind: 'window', label: 'writes were refused', atMs: 1_999_900, endMs: 2_000_100 }, { kind: 'no-return', label: 'point of no return', atMs: 2_000_000 }, { kind: 'objective', label: 'objective', atMs: 1e9 },
+    ]);
+    expect(svg).toContain('Enlarged: writes were refused (A), 200 ms');
+    expect(svg.match(/<svg viewBox="0 0 720/g)).toHaveLength(2);
+    expect(svg).toContain('from 33:19.900 to 33:20.100, 200 ms');
+    expect(svg).toContain('(outside the drawing)');
+    // 3 ms of 40 minutes are still there to be seen, and 3 of 280 ms have their width.
+    const widths = [...svg.matchAll(/<rect x="[\d.]+" y="\d+" width="([\d.]+)" height="14"/g)].map((found) => Number(found[1]));
+    expect(Math.min(...widths)).toBeGreaterThanOrEqual(2);
+    expect(widths.some((width) => width > 3.5 && width < 4.5)).toBe(true);
+  });
+
+  test('many steps with long names come in pieces that fit a page, and no text is beyond its edge', () => {
+    const timeline = Array.from({ length: 40 }, (_, n) => ({ label: `restore-the-partitioned-orders-table-of-region-${n}-and-wait-until-its-replica-follows-again`, detail: 'postgres.restore', startMs: n * 60_000, endMs: n * 60_000 + [3, 40, 1200, 59_000, 2_400_000][n % 5]!, outcome: 'already-satisfied' }));
+    const svg = renderTimeline(timeline);
+    const heights = [...svg.matchAll(/viewBox="0 0 720 ([\d.]+)"/g)].map((found) => Number(found[1]));
+    expect(heights.length).toBeGreaterThan(5);
+    // A4 with its margins is 182 x 269 mm.
+    for (const height of heights) expect((height * 182) / 720).toBeLessThan(130);
+    for (const [, x, width] of svg.matchAll(/<rect x="([\d.]+)" y="\d+" width="([\d.]+)" height="14"/g)) expect(Number(x) + Number(width)).toBeLessThanOrEqual(563);
+  });
+
+  test('who changes how the reports come out says so: REPORT_LAYOUT grows, and these with it', () => {
+    // Verification makes the pages anew and compares: pages of another layout must not look changed.
+    const { files } = prepareEvidence(full, 'test', undefined);
+    expect({ layout: REPORT_LAYOUT, html: sha256Hex(files['report.html']), md: sha256Hex(files['report.md']) }).toEqual(LAYOUT);
+  });
 });
 
 test('an empty timeline and one of no duration can be drawn', () => {
