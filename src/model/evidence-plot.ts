@@ -159,6 +159,7 @@ const STYLES = {
   satisfied: { text: 'nothing had to be done', paint: 'fill="#fff" stroke="#000" stroke-width="1.2"' },
   undone: { text: 'undone', paint: 'fill="#fff" stroke="#000" stroke-width="1.2" stroke-dasharray="3 2"' },
   skipped: { text: 'skipped', paint: 'fill="url(#dots)" stroke="#000" stroke-width=".6"' },
+  declared: { text: 'declared by a person, not seen', paint: 'fill="url(#dots)" stroke="#000" stroke-width="1.2" stroke-dasharray="3 2"' },
   failed: { text: 'failed or not known', paint: 'fill="url(#hatch)" stroke="#000" stroke-width="1.2"' },
 } as const;
 
@@ -171,6 +172,7 @@ function styleOf(outcome: string): keyof typeof STYLES {
   if (isFailure(outcome)) return 'failed';
   if (/undone/i.test(outcome)) return 'undone';
   if (/skip/i.test(outcome)) return 'skipped';
+  if (/declared/i.test(outcome)) return 'declared';
   return /satisfied/i.test(outcome) ? 'satisfied' : 'done';
 }
 

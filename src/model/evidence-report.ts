@@ -29,6 +29,10 @@ export function attentionOf(report: Report): string[] {
   if (missed.length > 0) out.push(`Objective MISSED: ${missed.map((measurement) => measurementRow(measurement)).map(([name, objective, measured]) => `${name}, ${measured} (${objective})`).join('; ')}.`);
   for (const measurement of measurements) if (measurement.objective !== null && measurement.measured === null) out.push(`NOT MEASURED although there is an objective: ${measurement.name}: ${measurement.note ?? 'no reason was recorded'}.`);
   for (const check of checks) if (check.overridden !== undefined) out.push(`OVERRIDDEN: the rule ${check.rule ?? 'of this check'} was broken on purpose by ${check.overridden}. It says: ${check.name}: expected ${check.expected}, found ${check.found}.`);
+  for (const { kind, data } of facts) {
+    const { rule, by, reason } = kind === 'override' && data !== null && typeof data === 'object' ? (data as Record<string, unknown>) : {};
+    if (rule !== undefined && !checks.some((check) => check.overridden !== undefined && check.rule === rule)) out.push(`The rule ${String(rule)} was allowed to be broken by ${String(by)}: ${String(reason)}. No check needed it.`);
+  }
   const broken = checks.filter((check) => !check.ok && check.overridden === undefined);
   if (broken.length > 0) out.push(`${broken.length} of ${checks.length} checks DO NOT HOLD: ${broken.map((check) => check.name).join('; ')}.`);
   out.push(...facts.flatMap(byHand), ...report.cautions);
@@ -42,9 +46,7 @@ export function attentionOf(report: Report): string[] {
 function byHand({ kind, data }: Fact): string[] {
   if (data === null || typeof data !== 'object') return [];
   const { action, step, by, reason, evidence, tainted, id } = data as Record<string, unknown>;
-  if (kind === 'step' && tainted !== undefined && tainted !== null && tainted !== false && !(Array.isArray(tainted) && tainted.length === 0)) {
-    return [`TAINTED: step ${String(id)} rests on what a skipped step should have found${Array.isArray(tainted) ? ` (${tainted.map(String).join(', ')})` : ''}.`];
-  }
+  if (kind === 'step' && typeof tainted === 'string') return [`TAINTED: what step ${String(id)} gives was found by nobody: ${tainted}.`];
   if (kind !== 'decision') return [];
   const who = `${String(by)}: ${String(reason)}`;
   if (action === 'markDone') return [`DECLARED BY HAND: step ${String(step)} was said to be done by ${who} (shown by: ${String(evidence ?? 'nothing')}). Nothing measured it.`];

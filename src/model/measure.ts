@@ -144,7 +144,13 @@ function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
 export function timelineOf(state: ExecutionState): TimelineEntry[] {
   return state.steps
     .filter((step) => step.startedAtMs !== null && step.endedAtMs !== null && step.outcome !== 'skipped')
-    .map((step) => ({ label: step.id, startMs: step.startedAtMs!, endMs: step.endedAtMs!, outcome: step.status === 'undone' ? 'undone' : (step.outcome ?? 'unknown'), detail: step.uses }));
+    .map((step) => ({ label: step.id, startMs: step.startedAtMs!, endMs: step.endedAtMs!, outcome: outcomeOf(state, step), detail: step.uses }));
+}
+
+/** What a person declared is not what was seen. */
+function outcomeOf(state: ExecutionState, step: StepState): string {
+  if (step.status === 'undone') return 'undone';
+  return state.ledger.some((entry) => entry.step === step.id && entry.declaredBy !== undefined) ? 'declared by hand' : (step.outcome ?? 'unknown');
 }
 
 /** What is drawn over the timeline: when writes were refused, when there was no way back, how long approval took, until when the objective reached. */
@@ -154,12 +160,12 @@ export function marksOf(plan: Plan, state: ExecutionState, startedAtMs: number):
   const waited = took(approval);
   if (approval !== undefined && waited !== null && waited > 0) marks.push({ kind: 'waiting', label: 'waiting for approval', atMs: approval.startedAtMs!, endMs: approval.endedAtMs! });
   const [lastOnOld, firstGood] = [numberFact(state, 'canary.verify', 'lastOnOldMs'), numberFact(state, 'canary.verify', 'firstGoodWriteAtMs')];
-  if (plan.mode === 'planned' && lastOnOld !== null && firstGood !== null && firstGood > lastOnOld) marks.push({ kind: 'window', label: 'writes were refused, as the canary saw it', atMs: lastOnOld, endMs: firstGood });
+  if (state.mode === 'planned' && lastOnOld !== null && firstGood !== null && firstGood > lastOnOld) marks.push({ kind: 'window', label: 'writes were refused, as the canary saw it', atMs: lastOnOld, endMs: firstGood });
   const promoted = stepUsing(state, 'postgres.promote');
   if (state.pastPointOfNoReturn && promoted?.startedAtMs != null) marks.push({ kind: 'no-return', label: `point of no return: ${promoted.id} began`, atMs: promoted.startedAtMs });
   if (firstGood !== null) marks.push({ kind: 'moment', label: 'first good write on the new primary', atMs: firstGood });
   // A forced run counts from the failure, which is not on this clock as surely.
-  if (plan.mode === 'planned' && plan.objectives !== null) marks.push({ kind: 'objective', label: 'objective RTO, from the start', atMs: startedAtMs + plan.objectives.rtoMs });
+  if (state.mode === 'planned' && plan.objectives !== null) marks.push({ kind: 'objective', label: 'objective RTO, from the start', atMs: startedAtMs + plan.objectives.rtoMs });
   return marks;
 }
 
@@ -174,6 +180,8 @@ export function factsOf(plan: Plan, state: ExecutionState, startedAtMs: number):
     { at: at(startedAtMs), kind: 'plan', data: plan },
     ...state.steps.map((step) => ({ at: at(step.endedAtMs ?? step.startedAtMs), kind: 'step', data: { ...step, facts: state.facts[step.id] ?? {} } })),
     ...state.ledger.map((entry) => ({ at: at(entry.atMs), kind: 'effect', data: entry })),
+    ...state.overrides.map((override) => ({ at: at(null), kind: 'override', data: override })),
     ...state.decisions.map((decision) => ({ at: at(decision.atMs), kind: 'decision', data: decision })),
+    ...state.refusals.map((refusal) => ({ at: at(refusal.atMs), kind: 'refusal', data: refusal })),
   ];
 }

@@ -31,7 +31,7 @@ const INPUT: EvidenceInput = {
   facts: [{ at: '2026-11-21T03:00:05.000Z', kind: 'backup-chosen', data: { id: 'b1', rows: '12' } }],
 };
 
-const LAYOUT = { layout: 2, html: 'd6586685e6035dac7570e438cff995bae3785e4204c92e18a6d4f2337e8517e0', md: '8f6ea27d11b4dde3bfa15fe67000440007f15d216b685b57755e4bb2434b7a42' };
+const LAYOUT = { layout: 2, html: '340132eee563173f55ecba892adbc8e844a036c66d6b0691b51c6a6a48c6febf', md: '2c38754e09c3b512a0fd74b168eea96fcbdd34e30c98e8ef69326821d23409c5' };
 
 let root: string;
 beforeAll(async () => {
@@ -377,7 +377,8 @@ describe('the readable reports', () => {
     facts: [
       { at: INPUT.startedAt, kind: 'decision', data: { action: 'markDone', step: 'rollout', by: 'cem', reason: 'by hand', evidence: 'kubectl says 12 of 12' } },
       { at: INPUT.startedAt, kind: 'decision', data: { action: 'skip', step: 'dns', by: 'cem', reason: 'no zone' } },
-      { at: INPUT.startedAt, kind: 'step', data: { id: 'verify', tainted: ['dns'] } },
+      { at: INPUT.startedAt, kind: 'step', data: { id: 'verify', tainted: 'dns was skipped' } },
+      { at: INPUT.startedAt, kind: 'override', data: { rule: 'cooldown', by: 'ben', reason: 'urgent' } },
       { at: INPUT.startedAt, kind: 'refusal', data: { action: 'retry', why: 'stale' } },
     ],
   };
@@ -387,7 +388,7 @@ describe('the readable reports', () => {
     for (const name of ['report.md', 'report.html'] as const) {
       const text = files[name];
       const [first, rest] = [text.slice(text.indexOf('Read this first'), text.indexOf('Objective against measured')), text.slice(text.indexOf('Objective against measured'))];
-      for (const words of ['NOT SIGNED: no signing key is configured', 'Objective MISSED: RPO, 1m 00s (at most 1.00 s)', 'NOT MEASURED although there is an objective: lost writes: no canary ran', 'OVERRIDDEN: the rule backup-age was broken on purpose by ben: disk is dying', '1 of 3 checks DO NOT HOLD: streams', 'DECLARED BY HAND: step rollout was said to be done by cem: by hand (shown by: kubectl says 12 of 12)', 'SKIPPED BY HAND: step dns', 'TAINTED: step verify', 'readiness was degraded', '1 request of operators was refused', 'stands in no chain: the store did not answer']) {
+      for (const words of ['NOT SIGNED: no signing key is configured', 'Objective MISSED: RPO, 1m 00s (at most 1.00 s)', 'NOT MEASURED although there is an objective: lost writes: no canary ran', 'OVERRIDDEN: the rule backup-age was broken on purpose by ben: disk is dying', '1 of 3 checks DO NOT HOLD: streams', 'DECLARED BY HAND: step rollout was said to be done by cem: by hand (shown by: kubectl says 12 of 12)', 'SKIPPED BY HAND: step dns', 'TAINTED: what step verify gives was found by nobody: dns was skipped', 'The rule cooldown was allowed to be broken by ben: urgent. No check needed it', 'readiness was degraded', '1 request of operators was refused', 'stands in no chain: the store did not answer']) {
         expect(first).toContain(words);
       }
       expect(rest).toContain('OVERRIDDEN by ben: disk is dying');
