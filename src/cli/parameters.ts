@@ -11,15 +11,16 @@ export function collectParameters(text: string, before: readonly string[]): stri
 
 /** `name=value` as JSON where it is JSON (`5`, `true`, `["a"]`), else as text. */
 export function jsonParameters(texts: readonly string[]): Record<string, unknown> {
-  const parameters: Record<string, unknown> = {};
+  // A name may be any, also one that every object has.
+  const parameters = new Map<string, unknown>();
   for (const text of texts) {
     const equals = text.indexOf('=');
     if (equals < 1) throw new HoldfastError('usage', `--parameter "${text}" is not of the form name=value`);
     const name = text.slice(0, equals);
-    if (name in parameters) throw new HoldfastError('usage', `--parameter ${name} is given twice`);
-    parameters[name] = jsonOrText(text.slice(equals + 1));
+    if (parameters.has(name)) throw new HoldfastError('usage', `--parameter ${name} is given twice`);
+    parameters.set(name, jsonOrText(text.slice(equals + 1)));
   }
-  return parameters;
+  return Object.fromEntries(parameters);
 }
 
 /** `rule=reason`, each rule by its exact name. */

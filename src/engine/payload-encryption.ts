@@ -61,10 +61,14 @@ export function createEncryptionCodec(keys: string): PayloadCodec {
         if (key === undefined) {
           throw new HoldfastError('encryption-key', `history was encrypted with key ${id}, which temporal.encryptionKey does not hold (it holds ${[...ring.keys()].join(', ')})`, { next: 'add the old key behind the new one, separated by a comma' });
         }
-        const decipher = createDecipheriv(CIPHER, key, data.subarray(0, NONCE_BYTES));
-        decipher.setAuthTag(data.subarray(data.length - TAG_BYTES));
-        const plain = Buffer.concat([decipher.update(data.subarray(NONCE_BYTES, data.length - TAG_BYTES)), decipher.final()]);
-        return PayloadProto.decode(plain) as Payload;
+        try {
+          const decipher = createDecipheriv(CIPHER, key, data.subarray(0, NONCE_BYTES), { authTagLength: TAG_BYTES });
+          decipher.setAuthTag(data.subarray(Math.max(NONCE_BYTES, data.length - TAG_BYTES)));
+          const plain = Buffer.concat([decipher.update(data.subarray(NONCE_BYTES, data.length - TAG_BYTES)), decipher.final()]);
+          return PayloadProto.decode(plain) as Payload;
+        } catch (error) {
+          throw new HoldfastError('payload-damaged', `a payload of history that names key ${id} cannot be decrypted: it was changed, or is not what Holdfast wrote`, { next: 'look at the execution in the Temporal UI; what cannot be decrypted was not written by this key', cause: error });
+        }
       });
     },
   };

@@ -4,7 +4,8 @@ import { FIRST_PREVIOUS_SHA256, REPORT_FORMAT, REPORT_FORMATS, canonicalJson, ty
 
 const text = z.string();
 const moment = text.refine((value) => !Number.isNaN(Date.parse(value)), 'expected a time');
-const milliseconds = z.number();
+/** What a clock can show. */
+const milliseconds = z.number().min(-8.64e15).max(8.64e15);
 
 const headerShape = z.looseObject({
   kind: text, subject: text, service: text.nullable(), outcome: text, title: text, summary: text, workflowId: text, runId: text, requestedBy: text, reason: text,
@@ -108,6 +109,7 @@ export function firstDifference(one: string, other: string): number {
 /** For a message: bounded, on one line. */
 export function quote(value: unknown): string {
   if (typeof value === 'number') return String(value);
+  if (value === undefined) return 'nothing';
   const shown = typeof value === 'string' ? value : typeof value === 'object' && value !== null ? 'an object' : String(value);
   return JSON.stringify(shown.length > 80 ? `${shown.slice(0, 80)}...` : shown);
 }

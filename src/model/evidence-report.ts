@@ -31,7 +31,7 @@ export function attentionOf(report: Report): string[] {
   for (const check of checks) if (check.overridden !== undefined) out.push(`OVERRIDDEN: the rule ${check.rule ?? 'of this check'} was broken on purpose by ${check.overridden}. It says: ${check.name}: expected ${check.expected}, found ${check.found}.`);
   for (const { kind, data } of facts) {
     const { rule, by, reason } = kind === 'override' && data !== null && typeof data === 'object' ? (data as Record<string, unknown>) : {};
-    if (rule !== undefined && !checks.some((check) => check.overridden !== undefined && check.rule === rule)) out.push(`The rule ${String(rule)} was allowed to be broken by ${String(by)}: ${String(reason)}. No check needed it.`);
+    if (rule !== undefined && !checks.some((check) => check.overridden !== undefined && check.rule === rule)) out.push(`The rule ${word(rule)} was allowed to be broken by ${word(by)}: ${word(reason)}. No check needed it.`);
   }
   const broken = checks.filter((check) => !check.ok && check.overridden === undefined);
   if (broken.length > 0) out.push(`${broken.length} of ${checks.length} checks DO NOT HOLD: ${broken.map((check) => check.name).join('; ')}.`);
@@ -46,12 +46,17 @@ export function attentionOf(report: Report): string[] {
 function byHand({ kind, data }: Fact): string[] {
   if (data === null || typeof data !== 'object') return [];
   const { action, step, by, reason, evidence, tainted, id } = data as Record<string, unknown>;
-  if (kind === 'step' && typeof tainted === 'string') return [`TAINTED: what step ${String(id)} gives was found by nobody: ${tainted}.`];
+  if (kind === 'step' && typeof tainted === 'string') return [`TAINTED: what step ${word(id)} gives was found by nobody: ${tainted}.`];
   if (kind !== 'decision') return [];
-  const who = `${String(by)}: ${String(reason)}`;
-  if (action === 'markDone') return [`DECLARED BY HAND: step ${String(step)} was said to be done by ${who} (shown by: ${String(evidence ?? 'nothing')}). Nothing measured it.`];
-  if (action === 'skip') return [`SKIPPED BY HAND: step ${String(step)} by ${who}.`];
+  const who = `${word(by)}: ${word(reason)}`;
+  if (action === 'markDone') return [`DECLARED BY HAND: step ${word(step)} was said to be done by ${who} (shown by: ${word(evidence ?? 'nothing')}). Nothing measured it.`];
+  if (action === 'skip') return [`SKIPPED BY HAND: step ${word(step)} by ${who}.`];
   return action === 'switchToForced' ? [`The run was switched from planned to forced by ${who}.`] : [];
+}
+
+/** Facts may hold anything, also objects that cannot be made into text. */
+function word(value: unknown): string {
+  return typeof value === 'string' ? value : (JSON.stringify(value) ?? 'nothing');
 }
 
 /** In words, as the table shows it. */

@@ -1,6 +1,9 @@
 import { z } from 'zod';
 import { NAME_PATTERN } from './config-schema.ts';
 
+/** Backups are ordered and aged by their times: a text that is none must not pass for one. */
+const time = z.string().refine((text) => !Number.isNaN(Date.parse(text)), 'expected a time, ISO 8601');
+
 /**
  * What a committed backup says of itself. `format` grows when a reader must know; unknown formats are refused.
  * Sums are decimal strings of exact integers, since JSON numbers are not exact above 2^53.
@@ -65,9 +68,9 @@ export const manifestSchema = z.strictObject({
   engine: z.literal('postgres'),
   environment: z.string(),
   /** The moment of the snapshot, ISO 8601, by the database's clock. */
-  snapshotAt: z.string(),
-  startedAt: z.string(),
-  finishedAt: z.string(),
+  snapshotAt: time,
+  startedAt: time,
+  finishedAt: time,
   reason: z.string(),
   degraded: z.string().optional(),
   workflowId: z.string(),
@@ -111,13 +114,13 @@ export const commitSchema = z.strictObject({
   format: z.literal(1),
   id: z.string(),
   manifestSha256: z.string(),
-  committedAt: z.string(),
+  committedAt: time,
 });
 
 /** `MARK-<name>.json` beside a committed backup: later findings; the backup itself is never overwritten. */
 export const markSchema = z.strictObject({
   mark: z.enum(['verified', 'bad', 'pinned', 'in-use']),
-  at: z.string(),
+  at: time,
   by: z.string(),
   reason: z.string(),
 });

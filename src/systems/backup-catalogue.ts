@@ -143,10 +143,16 @@ async function readCommitted(store: Store, location: string, signal?: AbortSigna
   if (digest !== commit.manifestSha256) {
     throw new HoldfastError('manifest-changed', `${location}${MANIFEST} has SHA-256 ${digest}, but ${COMMIT} commits ${commit.manifestSha256}`, { next: 'the manifest was changed or damaged after the backup; use another backup and find out who wrote there' });
   }
-  const parsed = manifestSchema.safeParse(JSON.parse(text));
+  let document: unknown;
+  try {
+    document = JSON.parse(text);
+  } catch (error) {
+    throw new HoldfastError('manifest-invalid', `${location}${MANIFEST} is no JSON, although ${COMMIT} commits it: ${messageOf(error)}`, { next: 'this is no backup of Holdfast; look at who wrote the files', cause: error });
+  }
+  const parsed = manifestSchema.safeParse(document);
   if (!parsed.success) {
-    const format = (JSON.parse(text) as { format?: unknown }).format;
-    throw new HoldfastError('manifest-invalid', `${location}${MANIFEST} has a form this Holdfast does not know (format ${JSON.stringify(format)}): ${parsed.error.issues[0]?.path.join('.')}: ${parsed.error.issues[0]?.message}`, { next: 'use the Holdfast version that wrote it, or the plain commands in it' });
+    const format = (document as { format?: unknown } | null)?.format;
+    throw new HoldfastError('manifest-invalid', `${location}${MANIFEST} has a form this Holdfast does not know (format ${(JSON.stringify(format) ?? 'none').slice(0, 40)}): ${parsed.error.issues[0]?.path.join('.')}: ${parsed.error.issues[0]?.message}`, { next: 'use the Holdfast version that wrote it, or the plain commands in it' });
   }
   return { manifest: parsed.data, committedAtMs: Date.parse(commit.committedAt) };
 }

@@ -9,7 +9,7 @@ import { createPublicKey, sign } from 'node:crypto';
 import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { HoldfastError } from '../model/errors.ts';
-import { UNSEALED, chainFacts, evidenceFolder, factsOf, reportOf, serialiseFactList, serialiseReport, withoutSealing, type ChainPosition, type EvidenceInput, type FactInput, type Sealing } from '../model/evidence.ts';
+import { UNSEALED, chainFacts, evidenceFolder, factsOf, reportOf, serialiseFactList, serialiseReport, withoutSealing, type ChainPosition, type EvidenceInput, type Fact, type FactInput, type Sealing } from '../model/evidence.ts';
 import { renderHtml, renderMarkdown } from '../model/evidence-report.ts';
 import { keyIdOf, publicPem, readSigningKey, type Trust } from './evidence-keys.ts';
 import { EVIDENCE_FILES, REPORT_FILES, evidenceId, serialiseSignature, sha256Hex, signedText, verifyEvidence, type EvidenceFile, type EvidenceVerdict, type VerifyOptions } from './evidence-verify.ts';
@@ -39,12 +39,13 @@ export function prepareEvidence(
   const privateKey = signingKeyPem === undefined ? undefined : readSigningKey(signingKeyPem);
   const publicKey = privateKey === undefined ? undefined : createPublicKey(privateKey);
   const signedBy = publicKey === undefined ? null : keyIdOf(publicKey);
-  // Through JSON and back: what is hashed is what a reader will parse.
   const clean = redactValue(JSON.parse(JSON.stringify(input)) as EvidenceInput);
   const inputs = factsOf(clean, id, environment, { ...seal, signedBy, unsigned: signedBy === null ? seal.unsigned : null });
-  const facts = chainFacts(inputs, sha256Hex);
+  const json = serialiseReport(chainFacts(inputs, sha256Hex));
+  // The pages are made of what a reader will parse, where the order of keys is another: verification makes them again.
+  const { facts } = JSON.parse(json) as { facts: Fact[] };
   const report = reportOf(facts);
-  const reports = { 'facts.sha256': serialiseFactList(facts), 'report.html': renderHtml(report), 'report.json': serialiseReport(facts), 'report.md': renderMarkdown(report) };
+  const reports = { 'facts.sha256': serialiseFactList(facts), 'report.html': renderHtml(report), 'report.json': json, 'report.md': renderMarkdown(report) };
   const files = Object.fromEntries(REPORT_FILES.map((name) => [name, sha256Hex(reports[name])]));
   const signature = serialiseSignature({
     format: 2,

@@ -134,7 +134,7 @@ function disagreements(report: Report, facts: readonly Fact[], contents: Readonl
   return ['facts.sha256', 'report.html', 'report.md'].flatMap((name) => {
     const content = contents[name];
     const expected = content === undefined || changed.has(name) ? undefined : made(name, report, facts);
-    return expected === undefined || expected === content!.toString('utf8') ? [] : [`${name} does not say what the facts of report.json say; first at ${place(Buffer.from(expected), content!)}`];
+    return expected === undefined || Buffer.from(expected).equals(content!) ? [] : [`${name} does not say what the facts of report.json say; first at ${place(Buffer.from(expected), content!)}`];
   });
 }
 

@@ -26,7 +26,7 @@ async function read(reference: string, readManagedSecret: ReadManagedSecret, env
   const rest = reference.slice(colon + 1);
   switch (scheme) {
     case 'env': {
-      const value = environment[rest];
+      const value = Object.hasOwn(environment, rest) ? environment[rest] : undefined;
       if (value === undefined || value === '') {
         throw new HoldfastError('secret-missing', `environment variable ${rest} is not set`, { next: `set ${rest} for the worker, or correct the reference ${reference}` });
       }
@@ -51,7 +51,7 @@ async function read(reference: string, readManagedSecret: ReadManagedSecret, env
         registerSecret(text);
         throw new HoldfastError('secret-shape', `secret ${id} is not JSON, but field ${field} was asked for`, { next: `store it as JSON with the field ${field}, or refer to it as aws-sm:${id}` });
       }
-      const value = (parsed as Record<string, unknown> | null)?.[field];
+      const value = parsed !== null && typeof parsed === 'object' && Object.hasOwn(parsed, field) ? (parsed as Record<string, unknown>)[field] : undefined;
       if (typeof value !== 'string' && typeof value !== 'number') {
         throw new HoldfastError('secret-shape', `secret ${id} has no field ${field}`, { next: `add the field ${field} to the secret, or correct the reference ${reference}` });
       }

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Ajv2020 } from 'ajv/dist/2020.js';
 import fc from 'fast-check';
@@ -10,6 +10,7 @@ import { parseDocument, valueAt } from '../../src/model/document.ts';
 import type { Finding } from '../../src/model/errors.ts';
 import { configJsonSchema, runbookJsonSchema } from '../../src/model/json-schema.ts';
 import { runbookOf } from '../../src/model/runbook-check.ts';
+import { FUZZ_TIMEOUT_MS, effort } from '../fuzz.ts';
 
 const ROOT = join(import.meta.dirname, '..', '..');
 const EXAMPLE = readFileSync(join(ROOT, 'holdfast.example.yaml'), 'utf8');
@@ -17,8 +18,13 @@ const RUNBOOK = readFileSync(join(ROOT, 'runbooks', 'database-failover.yaml'), '
 
 const KINDS = {
   configuration: { text: EXAMPLE, read: (text: string) => { const { config, findings } = configOf(parseDocument('f.yaml', text)); return { value: config, findings }; } },
-  runbook: { text: RUNBOOK, read: (text: string) => { const { runbook, findings } = runbookOf(parseDocument('f.yaml', text), 'database-failover'); return { value: runbook, findings }; } },
-} as const;
+  ...Object.fromEntries(
+    readdirSync(join(ROOT, 'runbooks')).filter((file) => file.endsWith('.yaml')).map((file) => [
+      `runbook ${file}`,
+      { text: readFileSync(join(ROOT, 'runbooks', file), 'utf8'), read: (text: string) => { const { runbook, findings } = runbookOf(parseDocument('f.yaml', text), file.replace(/\.yaml$/, '')); return { value: runbook as unknown, findings }; } },
+    ]),
+  ),
+};
 
 /** Which findings a person could not go to, and whether there is a value or an error, never both and never neither. */
 function flaws(text: string, answer: { value: unknown; findings: readonly Finding[] }): { oneOutcome: boolean; lost: Finding[] } {
@@ -79,7 +85,7 @@ function isNodeWithClone(value: unknown): value is Node {
   return isMap(value) || isSeq(value) || isScalar(value);
 }
 
-describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }) => {
+describe.each(Object.entries(KINDS))('%s, whatever it holds', { timeout: FUZZ_TIMEOUT_MS }, (_, { text, read }) => {
   it('is good before it is changed', () => {
     expect(read(text).value).toBeDefined();
   });
@@ -88,7 +94,7 @@ describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }
     fc.assert(fc.property(fc.array(mutation, { minLength: 1, maxLength: 6 }), (mutations) => {
       const changed = mutate(text, mutations);
       expect(flaws(changed, read(changed))).toEqual(NONE);
-    }), { numRuns: 120 });
+    }), effort(120));
   });
 
   it('random bytes in the middle never crash it', () => {
@@ -96,7 +102,7 @@ describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }
     fc.assert(fc.property(fc.array(edit, { minLength: 1, maxLength: 3 }), (edits) => {
       const changed = edits.reduce((before, { at, cut, insert }) => before.slice(0, at) + insert + before.slice(at + cut), text);
       expect(flaws(changed, read(changed))).toEqual(NONE);
-    }), { numRuns: 120 });
+    }), effort(120));
   });
 
   it('random text and random documents never crash it', () => {
@@ -105,7 +111,7 @@ describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }
       const answer = read(random);
       expect(flaws(random, answer)).toEqual(NONE);
       expect(answer.value).toBeUndefined();
-    }), { numRuns: 120 });
+    }), effort(120));
   });
 
   it('anchors and aliases, also within themselves, are bounded', () => {
@@ -116,11 +122,11 @@ describe.each(Object.entries(KINDS))('%s, whatever it holds', (_, { text, read }
       const answer = read(laughs);
       expect(flaws(laughs, answer)).toEqual(NONE);
       expect(answer.value).toBeUndefined();
-    }), { numRuns: 40 });
+    }), effort(40));
   });
 });
 
-describe('the schemas that editors use', () => {
+describe('the schemas that editors use', { timeout: FUZZ_TIMEOUT_MS }, () => {
   const ajv = new Ajv2020({ strict: true, strictTypes: false, strictRequired: false, formats: { uri: (text: string) => URL.canParse(text) } });
 
   it('refuse and take what the parser does, up to the rules that no schema can say', () => {
@@ -131,7 +137,7 @@ describe('the schemas that editors use', () => {
       // What is no good YAML for us comes to no schema; numbers beyond all bounds are none in JSON.
       fc.pre(value !== undefined && findings.length === 0 && !/\.(inf|nan)/i.test(text));
       expect(validate(value)).toBe(configSchema.safeParse(value).success);
-    }), { numRuns: 120 });
+    }), effort(120));
   });
 
   it('take every runbook that the parser takes', () => {
@@ -140,11 +146,11 @@ describe('the schemas that editors use', () => {
       const { value } = parseDocument('f.yaml', mutate(RUNBOOK, mutations));
       const { runbook } = runbookOf(parseDocument('f.yaml', mutate(RUNBOOK, mutations)), 'database-failover');
       expect(runbook === undefined || validate(value)).toBe(true);
-    }), { numRuns: 60 });
+    }), effort(60));
   });
 });
 
-describe('secrets', () => {
+describe('secrets', { timeout: FUZZ_TIMEOUT_MS }, () => {
   const SECRET_PATHS = [
     ['datastores', 'orders-db', 'admin', 'password'], ['notify', 'team', 'url'], ['evidence', 'signingKey'], ['stores', 'offsite', 'encryption', 'identity'],
   ];
@@ -163,6 +169,6 @@ describe('secrets', () => {
       const still = valueAt(parseYaml(changed).toJS() as unknown, path) === secret;
       expect(value === undefined || !still).toBe(true);
       expect(JSON.stringify(findings)).not.toContain(secret);
-    }), { numRuns: 120 });
+    }), effort(120));
   });
 });

@@ -28,10 +28,10 @@ const INPUT: EvidenceInput = {
     { label: 'checks', startMs: 31_000, endMs: 31_040, outcome: 'failed', group: 'Proof' },
   ],
   checks: [{ name: 'orders exist', ok: true, found: '7', expected: 'at least 1' }],
-  facts: [{ at: '2026-11-21T03:00:05.000Z', kind: 'backup-chosen', data: { id: 'b1', rows: '12' } }],
+  facts: [{ at: '2026-11-21T03:00:05.000Z', kind: 'backup-chosen', data: { rows: '12', id: 'b1' } }],
 };
 
-const LAYOUT = { layout: 2, html: '340132eee563173f55ecba892adbc8e844a036c66d6b0691b51c6a6a48c6febf', md: '2c38754e09c3b512a0fd74b168eea96fcbdd34e30c98e8ef69326821d23409c5' };
+const LAYOUT = { layout: 2, html: '55f683a19de3faa66d020d7212f1a2779b04f7dc235df52e99777771c8b57708', md: '78434318c98cfcf793eb5ad30b367e15d934392085f4b019448b528a60ea337c' };
 
 let root: string;
 beforeAll(async () => {
