@@ -90,8 +90,9 @@ describe('a record, whatever lies in its files', { timeout: FUZZ_TIMEOUT_MS }, (
 
   test('keys of any text', () => {
     fc.assert(fc.property(fc.oneof(fc.string(), anyBytes.map((bytes) => `-----BEGIN PUBLIC KEY-----\n${bytes.toString('base64')}\n-----END PUBLIC KEY-----\n`), edits.map((list) => edited(Buffer.from(KEY.publicPem), list).toString('latin1')), edits.map((list) => edited(Buffer.from(KEY.publicBase64), list).toString('latin1'))), (text) => {
-      named(() => readPublicKey(text));
-      named(() => readSigningKey(text));
+      const [key, signing] = [named(() => readPublicKey(text)), named(() => readSigningKey(text))];
+      expect(key === 'public-key' || (typeof key === 'object' && key.asymmetricKeyType === 'ed25519')).toBe(true);
+      expect(signing).toBe('signing-key');
     }), effort(200));
   });
 
