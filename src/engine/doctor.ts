@@ -377,11 +377,12 @@ async function checkEvidence(context: Context, report: Report): Promise<void> {
   const line = publicKey.export({ type: 'spki', format: 'der' }).toString('base64');
   const trusted = trustedKeys.find((one) => one.publicKey === line);
   const now = Date.now();
+  const trustIt = `add to evidence.trustedKeys: publicKey: ${line}`;
   if (revokedKeys.some((revoked) => revoked.keyId === keyId)) report('fail', `the signing key ${keyId} is revoked: nothing it signs is believed`, 'make another with `holdfast evidence keygen FILE` and point evidence.signingKey to it');
-  else if (trustedKeys.length === 0) report('warn', `the signing key is an Ed25519 private key, ${keyId}; no key is trusted here, so \`evidence verify\` cannot say who signed`, `add to evidence.trustedKeys: publicKey: ${line}`);
-  else if (trusted === undefined) report('fail', `the signing key ${keyId} is not among evidence.trustedKeys: what it signs is not believed`, `add to evidence.trustedKeys: publicKey: ${line}`);
-  else if ((trusted.validUntil !== undefined && Date.parse(trusted.validUntil) < now) || (trusted.validFrom !== undefined && Date.parse(trusted.validFrom) > now)) report('fail', `the signing key ${keyId} is trusted ${trusted.validFrom === undefined ? '' : `from ${trusted.validFrom} `}${trusted.validUntil === undefined ? '' : `until ${trusted.validUntil}`}, not now`, 'rotate it, or correct its validity');
-  else report('ok', `the signing key is the trusted Ed25519 key ${keyId}`);
+  else if (trustedKeys.length > 0 && trusted === undefined) report('fail', `the signing key ${keyId} is not among evidence.trustedKeys: what it signs is not believed`, trustIt);
+  else if ((trusted?.validUntil !== undefined && Date.parse(trusted.validUntil) < now) || (trusted?.validFrom !== undefined && Date.parse(trusted.validFrom) > now)) report('fail', `the signing key ${keyId} is trusted ${trusted.validFrom === undefined ? '' : `from ${trusted.validFrom} `}${trusted.validUntil === undefined ? '' : `until ${trusted.validUntil}`}, not now`, 'rotate it, or correct its validity');
+  else report('ok', `the signing key is an Ed25519 private key, ${keyId}${trusted === undefined ? '' : ', and trusted'}`);
+  if (trustedKeys.length === 0) report('warn', 'no key is trusted here, so `evidence verify` cannot say who signed', trustIt);
 }
 
 async function checkNotify(context: Context, options: DoctorOptions, report: Report): Promise<void> {

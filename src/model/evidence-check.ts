@@ -67,7 +67,7 @@ export function checkReport(report: string, sha256: Sha256, signed?: readonly st
       previousSha256 = '';
       continue;
     }
-    const name = `fact ${index} (${typeof fact.kind === 'string' ? fact.kind : 'of no kind'}, ${at})`;
+    const name = `fact ${index} (${typeof fact.kind === 'string' ? fact.kind.slice(0, 60) : 'of no kind'}, ${at})`;
     const stated: unknown = fact.sha256;
     if (fact.index !== index) problems.push(`${name} says it is fact ${quote(fact.index)}: a fact was removed, added or moved`);
     if (stated !== expected) problems.push(`${name} was changed: its SHA-256 is ${expected}, it states ${quote(stated)}`);

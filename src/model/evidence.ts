@@ -137,18 +137,22 @@ export interface Report {
   readonly facts: readonly Fact[];
 }
 
+const DEEPEST = 200;
+
 /** JSON with sorted keys and no spaces: one text for one value. @throws RangeError for what JSON cannot say. */
-export function canonicalJson(value: unknown): string {
+export function canonicalJson(value: unknown, depth = 0): string {
   if (value === null || typeof value === 'boolean' || typeof value === 'string') return JSON.stringify(value);
   if (typeof value === 'number') {
     if (!Number.isFinite(value)) throw new RangeError(`${value} has no form in JSON`);
     return JSON.stringify(value);
   }
-  if (Array.isArray(value)) return `[${value.map((item) => canonicalJson(item ?? null)).join(',')}]`;
+  // Counted, since how deep the stack is differs from one machine to the next: the same text must be good everywhere.
+  if (depth > DEEPEST) throw new RangeError(`it is nested more than ${DEEPEST} deep`);
+  if (Array.isArray(value)) return `[${value.map((item) => canonicalJson(item ?? null, depth + 1)).join(',')}]`;
   if (typeof value === 'object') {
     const entries = Object.entries(value).filter(([, item]) => item !== undefined);
     entries.sort(([a], [b]) => (a < b ? -1 : 1));
-    return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item)}`).join(',')}}`;
+    return `{${entries.map(([key, item]) => `${JSON.stringify(key)}:${canonicalJson(item, depth + 1)}`).join(',')}}`;
   }
   throw new RangeError(`a ${typeof value} has no form in JSON`);
 }

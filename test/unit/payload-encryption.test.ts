@@ -37,7 +37,7 @@ describe('payload encryption', () => {
     for (const at of [0, 20, payload!.data!.length - 1]) {
       const data = Buffer.from(payload!.data!);
       data[at]! ^= 1;
-      await expect(codec.decode([{ ...payload!, data }])).rejects.toThrow(/authenticate/);
+      await expect(codec.decode([{ ...payload!, data }])).rejects.toMatchObject({ code: 'payload-damaged' });
     }
   });
 
