@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, open, readdir, readFile, rename, rm, stat } from 'node:
 import { basename, dirname, join, resolve } from 'node:path';
 import { HoldfastError } from '../model/errors.ts';
 import { UNSEALED, chainFacts, evidenceFolder, factsOf, reportOf, serialiseFactList, serialiseReport, withoutSealing, type ChainPosition, type EvidenceInput, type Fact, type FactInput, type Sealing } from '../model/evidence.ts';
+import { FILES_IN_FACTS, filesInFacts } from '../model/evidence-files.ts';
 import { renderHtml, renderMarkdown } from '../model/evidence-report.ts';
 import { keyIdOf, publicPem, readSigningKey, type Trust } from './evidence-keys.ts';
 import { EVIDENCE_FILES, REPORT_FILES, evidenceId, serialiseSignature, sha256Hex, signedText, verifyEvidence, type EvidenceFile, type EvidenceVerdict, type VerifyOptions } from './evidence-verify.ts';
@@ -25,6 +26,8 @@ export interface PreparedEvidence {
   /** Name of the folder. */
   readonly folder: string;
   readonly files: Readonly<Record<EvidenceFile, string>>;
+  /** Files whose text stands in a fact. */
+  readonly attached: Readonly<Record<string, string>>;
   readonly signed: boolean;
   readonly position: ChainPosition | null;
   /** What another attempt of the same run must say too. */
@@ -55,7 +58,7 @@ export function prepareEvidence(
     files,
     signature: privateKey === undefined ? null : sign(null, Buffer.from(signedText({ format: 2, files })), privateKey).toString('base64'),
   });
-  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signature }, signed: privateKey !== undefined, position: seal.position, content: withoutSealing(inputs) };
+  return { id, folder: evidenceFolder(clean, id), files: { ...reports, 'signature.json': signature }, attached: filesInFacts(facts), signed: privateKey !== undefined, position: seal.position, content: withoutSealing(inputs) };
 }
 
 export interface WrittenEvidence {
@@ -64,7 +67,8 @@ export interface WrittenEvidence {
   readonly sha256: string;
   readonly signed: boolean;
   readonly position: ChainPosition | null;
-  readonly files: Readonly<Record<EvidenceFile, string>>;
+  /** All of them, those whose text stands in a fact included. */
+  readonly files: Readonly<Record<string, string>>;
 }
 
 /**
@@ -76,7 +80,7 @@ export async function writeEvidenceFolder(directory: string, evidence: PreparedE
   await mkdir(dirname(target), { recursive: true });
   const temporary = await mkdtemp(join(dirname(target), `.${evidence.folder}-`));
   try {
-    for (const name of EVIDENCE_FILES) await writeSynced(join(temporary, name), evidence.files[name]);
+    for (const [name, content] of Object.entries({ ...evidence.attached, ...evidence.files })) await writeSynced(join(temporary, name), content);
     await syncDirectory(temporary);
     try {
       await rename(temporary, target);
@@ -89,7 +93,7 @@ export async function writeEvidenceFolder(directory: string, evidence: PreparedE
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
-  return { directory: target, folder: evidence.folder, sha256: sha256Hex(evidence.files['report.json']), signed: evidence.signed, position: evidence.position, files: evidence.files };
+  return { directory: target, folder: evidence.folder, sha256: sha256Hex(evidence.files['report.json']), signed: evidence.signed, position: evidence.position, files: { ...evidence.attached, ...evidence.files } };
 }
 
 /** What an earlier attempt of the same run has written here, by whatever key and place in the chain. @throws HoldfastError when it is something else. */
@@ -103,7 +107,7 @@ export async function existingEvidence(directory: string, evidence: PreparedEvid
   const { contents, extra } = await readFolder(target);
   const verdict = verifyEvidence(contents, extra);
   if (verdict.ok && verdict.report !== undefined && withoutSealing(allFacts(contents['report.json']!)) === evidence.content) {
-    const files = Object.fromEntries(EVIDENCE_FILES.map((name) => [name, contents[name]?.toString('utf8') ?? ''])) as Record<EvidenceFile, string>;
+    const files = Object.fromEntries(Object.entries(contents).map(([name, content]) => [name, content.toString('utf8')]));
     return { directory: target, folder: evidence.folder, sha256: verdict.sha256!, signed: verdict.keyId !== undefined, position: verdict.report.header.position ?? null, files };
   }
   throw new HoldfastError('evidence-exists', `${target} already holds other evidence${verdict.ok ? '' : ` (${verdict.problems[0]})`}; evidence is never overwritten`, {
@@ -173,7 +177,7 @@ export async function readFolder(path: string): Promise<{ contents: Record<strin
   const contents: Record<string, Buffer> = {};
   const extra: string[] = [];
   for (const entry of entries.sort((a, b) => (a.name < b.name ? -1 : 1))) {
-    const known = EVIDENCE_FILES.some((name) => name === entry.name);
+    const known = FILES_IN_FACTS.includes(entry.name) || EVIDENCE_FILES.some((name) => name === entry.name);
     // A link may lead anywhere, and tomorrow somewhere else: only a file is evidence.
     if (!known || !entry.isFile()) extra.push(known ? `${entry.name} (a ${entry.isDirectory() ? 'folder' : 'link or device'})` : entry.name);
     else contents[entry.name] = await readBounded(join(path, entry.name));

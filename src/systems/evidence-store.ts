@@ -4,6 +4,8 @@ import { basename, join, resolve } from 'node:path';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { chainLinkSchema, checkChains, linkName, nextPosition, serialiseLink, type ChainedRecord, type ChainLink } from '../model/evidence-chain.ts';
 import type { ChainPosition } from '../model/evidence.ts';
+import { FILES_IN_FACTS } from '../model/evidence-files.ts';
+import { FAILBACK_FILE } from '../model/failback.ts';
 import { storeOf, type Context } from './context.ts';
 import { MAXIMUM_FILE_BYTES, listEvidence, listPending, readFolder, settlePending, type PreparedEvidence } from './evidence-folder.ts';
 import type { Trust } from './evidence-keys.ts';
@@ -12,6 +14,7 @@ import { createFolderStore } from './store-folder.ts';
 import { openStore, type Store } from './store.ts';
 
 const CONTENT_TYPES: Readonly<Record<string, string>> = {
+  [FAILBACK_FILE]: 'application/yaml',
   'facts.sha256': 'text/plain; charset=utf-8',
   'report.html': 'text/html; charset=utf-8',
   'report.json': 'application/json',
@@ -109,12 +112,12 @@ export async function copyEvidence(context: Context, storeName: string, folder: 
   const store = await openStore(context, storeName);
   const lockForMs = lockOf(context, storeName, store);
   const prefix = `${store.prefix}evidence/${folder}/`;
-  for (const name of EVIDENCE_FILES) {
+  for (const name of [...FILES_IN_FACTS, ...EVIDENCE_FILES]) {
     const content = files[name];
-    if (content === undefined) continue; // A record of an older format.
+    if (content === undefined) continue; // A record of an older format, or without the file.
     const key = `${prefix}${name}`;
     const own = await store
-      .put(key, Buffer.from(content), { ifAbsent: true, contentType: CONTENT_TYPES[name]!, ...(signal === undefined ? {} : { signal }), ...(lockForMs === undefined ? {} : { lockUntilMs: nowMs + lockForMs }) })
+      .put(key, Buffer.from(content), { ifAbsent: true, contentType: CONTENT_TYPES[name] ?? 'application/octet-stream', ...(signal === undefined ? {} : { signal }), ...(lockForMs === undefined ? {} : { lockUntilMs: nowMs + lockForMs }) })
       .then(() => true)
       .catch((error: unknown) => {
         // An earlier attempt of the same run may have got this far.
@@ -219,7 +222,7 @@ async function verifyStored(context: Context, storeName: string, store: Store, f
   const extra: string[] = [];
   const prefix = `${store.prefix}evidence/${folder}/`;
   for (const name of objects.keys()) {
-    if (EVIDENCE_FILES.some((known) => known === name)) contents[name] = await readObject(store, prefix + name);
+    if (FILES_IN_FACTS.includes(name) || EVIDENCE_FILES.some((known) => known === name)) contents[name] = await readObject(store, prefix + name);
     else extra.push(name);
   }
   // A folder's times can be set by whoever writes there; those of an S3 store cannot.

@@ -2,6 +2,7 @@
 import { createHash, createPublicKey, verify, type KeyObject } from 'node:crypto';
 import { checkReport, firstDifference, quote } from '../model/evidence-check.ts';
 import { evidenceFolder, reportOf, serialiseFactList, REPORT_LAYOUT, type Fact, type Report } from '../model/evidence.ts';
+import { FILES_IN_FACTS, filesInFacts } from '../model/evidence-files.ts';
 import { renderHtml, renderMarkdown } from '../model/evidence-report.ts';
 import { keyIdOf, publicPem, TRUST_NOBODY, type Trust } from './evidence-keys.ts';
 
@@ -68,6 +69,22 @@ export interface VerifyOptions {
   readonly storedAtMs?: number;
 }
 
+/** Files that are the text of a fact: the chain and the signature cover them through it. */
+function attachedProblems(facts: readonly Fact[], contents: Readonly<Record<string, Buffer>>): string[] {
+  const attached = filesInFacts(facts);
+  return FILES_IN_FACTS.flatMap((name) => {
+    const content = contents[name];
+    const text = attached[name];
+    if (text === undefined) return content === undefined ? [] : [`${name} is not part of the evidence: no fact holds it; take it away`];
+    if (content === undefined) return [`${name} is missing: its text stands in report.json`];
+    const expected = Buffer.from(text);
+    if (content.equals(expected)) return [];
+    let at = 0;
+    while (at < content.length && content[at] === expected[at]) at += 1;
+    return [`${name} was changed at byte ${at}: it is not the text that stands in report.json`];
+  });
+}
+
 export function verifyEvidence(contents: Readonly<Record<string, Buffer>>, extra: readonly string[], options: VerifyOptions = {}): EvidenceVerdict {
   const problems: string[] = [];
   const notes: string[] = [];
@@ -75,7 +92,7 @@ export function verifyEvidence(contents: Readonly<Record<string, Buffer>>, extra
   const signature = contents['signature.json'] === undefined ? undefined : readSignature(contents['signature.json'], problems);
   const format = signature?.format ?? 2;
   for (const name of [...SIGNED_FILES[format], 'signature.json']) if (contents[name] === undefined) problems.push(`${name} is missing`);
-  for (const name of [...extra, ...Object.keys(contents).filter((file) => file !== 'signature.json' && !SIGNED_FILES[format].some((known) => known === file))]) {
+  for (const name of [...extra, ...Object.keys(contents).filter((file) => file !== 'signature.json' && !FILES_IN_FACTS.includes(file) && !SIGNED_FILES[format].some((known) => known === file))]) {
     problems.push(`${name} is not part of the evidence: no signature covers it; take it away`);
   }
 
@@ -96,6 +113,7 @@ export function verifyEvidence(contents: Readonly<Record<string, Buffer>>, extra
     if (checked.problems.length === 0) report = reportOf(facts);
   }
   for (const name of changed) problems.push(`${name} was changed: its SHA-256 is not the one in signature.json (or signature.json was changed)${whereChanged(name, contents[name]!, report, facts)}`);
+  if (report !== undefined) problems.push(...attachedProblems(facts, contents));
   if (report !== undefined) problems.push(...disagreements(report, facts, contents, changed), ...misnamed(report, options.name, notes));
 
   const verdict = { report, sha256: contents['report.json'] === undefined ? undefined : sha256Hex(contents['report.json']) };

@@ -87,7 +87,7 @@ describe('what operators and clients send', { timeout: FUZZ_TIMEOUT_MS }, () => 
   test('input of every workflow is taken or refused by name', () => {
     const good: Record<WorkflowType, unknown> = {
       backup: { datastore: 'shop' }, retention: { datastore: 'shop', apply: true }, restoreDrill: { datastore: 'shop', backup: 'newest' }, readiness: { service: 'orders' },
-      failover: { service: 'orders', mode: 'planned', reason: 'x', requestedBy: 'ana', parameters: { node: 'a' }, overrides: [{ rule: 'cooldown', reason: 'y' }] }, runbook: { runbook: 'r', parameters: {}, overrides: [] },
+      failover: { service: 'orders', mode: 'planned', reason: 'x', requestedBy: 'ana', parameters: { node: 'a' }, overrides: [{ rule: 'cooldown', reason: 'y' }] }, runbook: { runbook: 'r', parameters: {}, overrides: [] }, imported: { results: {}, importedBy: 'ana' },
     };
     fc.assert(fc.property(fc.constantFrom(...(Object.keys(workflowInputSchemas) as WorkflowType[])).chain((type) => fc.tuple(fc.constant(type), fc.oneof(anyJson, mutatedJson(good[type]), fc.constant(undefined)))), ([type, input]) => {
       try {
