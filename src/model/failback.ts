@@ -111,10 +111,10 @@ interface Parameter {
 /** Kinds whose effects this way back returns, or that leave none. What else changed something is named as not returned. */
 const RETURNED = new Set([
   'postgres.readOnly', 'postgres.fence', 'postgres.promote', 'postgres.checkpoint', 'postgres.rebuildStandby', 'secret.stage', 'secret.swap', 'canary.start',
-  'route53.change', 'rollout.command', 'rollout.http', 'notify.send', 'controller.pause', 'controller.resume',
+  'route53.change', 'rollout.command', 'rollout.http', 'notify.send', 'controller.pause', 'controller.resume', 'postgres.repointStandbys',
 ]);
 /** Inputs that say who and where: they are not taken over, the roles are other ones now. */
-const ROLES = new Set(['datastore', 'primary', 'candidate', 'node', 'lsn', 'currentVersion', 'stagedVersion', 'forkLsn', 'timeline']);
+const ROLES = new Set(['datastore', 'primary', 'old', 'candidate', 'node', 'lsn', 'currentVersion', 'stagedVersion', 'forkLsn', 'timeline']);
 const CERTAIN: readonly Standing[] = ['changed', 'found'];
 
 function pastOf(plan: Plan, state: ExecutionState, index: number): Past {
@@ -356,6 +356,14 @@ class Writer {
         with: { datastore: this.#datastore, candidate: this.#candidate, currentVersion: '${steps.stage-secret.currentVersion}', stagedVersion: '${steps.stage-secret.stagedVersion}' },
       });
     }
+    this.#add({
+      id: 'repoint', title: `Have the other standbys follow ${back}`, uses: 'postgres.repointStandbys',
+      narrative: [
+        `Before ${now} is stopped: what it would still send on its way down would take them past the point where the new timeline began. One that is past it already is left alone and named: it has to be rebuilt. By hand on each:`,
+        `$ alter system set primary_conninfo = 'host=<${back}> ...'; select pg_reload_conf();`,
+      ],
+      with: { datastore: this.#datastore, primary: this.#candidate, old: this.#primary, ...this.#carried('postgres.repointStandbys') },
+    });
     for (const past of this.#of('route53.change')) this.#addDns(past, back);
     this.#add({
       id: 'fence', title: `Fence ${now} for good`, uses: 'postgres.fence',
@@ -663,7 +671,7 @@ class Writer {
 /** Ids that this document uses itself. */
 const FIXED_IDS = new Set([
   'pause-for-rebuild', 'resume-after-rebuild', 'pause-controller', 'resume-controller', 'check-primary', 'check-old-fence', 'approve-discard', 'rebuild', 'confirm', 'approve', 'stage-secret', 'checkpoint', 'canary', 'read-only', 'await-replay', 'promote',
-  'check-fence', 'swap-secret', 'fence', 'verify-lag', 'verify-canary', 'verify-writes', 'tell',
+  'check-fence', 'swap-secret', 'repoint', 'fence', 'verify-lag', 'verify-canary', 'verify-writes', 'tell',
 ]);
 
 function nodeName(value: unknown): string | null {
