@@ -5,6 +5,7 @@ import { createEvidenceActivities } from './evidence.ts';
 import { createImportedActivities } from './imported.ts';
 import { createNotifyActivities } from './notify.ts';
 import { createPlanActivities } from './plan.ts';
+import { createReadinessActivities } from './readiness.ts';
 import { createRetentionActivities } from './retention.ts';
 import { createStepActivities } from './steps.ts';
 
@@ -18,6 +19,7 @@ export function createActivities(context: Context) {
     ...createImportedActivities(context),
     ...createNotifyActivities(context),
     ...createPlanActivities(context),
+    ...createReadinessActivities(context),
     ...createStepActivities(context),
   };
 }

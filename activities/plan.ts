@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { CheckResult } from '../src/model/api.ts';
-import type { ServiceConfig } from '../src/model/config-schema.ts';
+import type { Config, ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
 import { parseDocument, pathText, valueAt } from '../src/model/document.ts';
 import { formatFinding, HoldfastError } from '../src/model/errors.ts';
@@ -9,11 +8,8 @@ import type { Plan, PlannedStep } from '../src/model/execution.ts';
 import { originOf } from '../src/model/failback.ts';
 import { inputIssues, parameterProblem, runbookOf } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
-import { formatDuration } from '../src/model/units.ts';
-import { listBackups } from '../src/systems/backup-catalogue.ts';
-import { datastoreOf, serviceOf, storeOf, unknownName, type Context } from '../src/systems/context.ts';
+import { serviceOf, unknownName, type Context } from '../src/systems/context.ts';
 import { MASK } from '../src/systems/log.ts';
-import { openStore } from '../src/systems/store.ts';
 import { loadRunbook } from '../src/systems/runbook-file.ts';
 import { withActivityFailures } from './failure.ts';
 
@@ -39,45 +35,7 @@ const DEEPEST_NESTING = 4;
 export function createPlanActivities(context: Context) {
   return withActivityFailures({
     resolvePlan: (request: PlanRequest): Promise<Plan> => resolvePlan(context, request),
-    readinessSubjects: async (service: string): Promise<{ purposes: string[]; datastores: string[] }> => {
-      const found = serviceOf(context.config, service);
-      return { purposes: Object.keys(found.runbooks), datastores: found.datastores };
-    },
-    checkProofs: (service: string, nowMs: number): Promise<CheckResult[]> => checkProofs(context, service, nowMs),
   });
-}
-
-/** Is there a backup, and was one proved lately enough? An overdue drill counts as a failed one. */
-async function checkProofs(context: Context, serviceName: string, nowMs: number): Promise<CheckResult[]> {
-  const checks: CheckResult[] = [];
-  for (const name of serviceOf(context.config, serviceName).datastores) {
-    const datastore = datastoreOf(context.config, name);
-    if (datastore.store === undefined) {
-      checks.push({ name: `${name}: backups`, ok: false, expected: 'a store', found: 'none is configured', next: `add datastores.${name}.store` });
-      continue;
-    }
-    const store = await openStore(context, datastore.store);
-    const backups = await listBackups(store, storeOf(context.config, datastore.store).prefix, name);
-    const newest = backups.toSorted((a, b) => b.snapshotAtMs - a.snapshotAtMs)[0];
-    checks.push({
-      name: `${name}: newest backup`,
-      ok: newest !== undefined && newest.proof !== 'bad',
-      expected: 'a committed backup that no drill found bad',
-      found: newest === undefined ? 'none' : `${newest.id}, ${formatDuration(nowMs - newest.snapshotAtMs)} old, ${newest.proof}`,
-      next: newest === undefined ? `holdfast backup ${name}` : `holdfast backup ${name}; look at the drill's evidence`,
-    });
-    const proved = backups.filter((backup) => backup.proof === 'verified').map((backup) => backup.provedAtMs ?? 0);
-    const last = proved.length === 0 ? null : Math.max(...proved);
-    const { maxAge } = datastore.drill;
-    checks.push({
-      name: `${name}: restore drill`,
-      ok: last !== null && nowMs - last <= maxAge,
-      expected: `a backup proved by a restore within ${formatDuration(maxAge)}`,
-      found: last === null ? 'none was proved' : `${formatDuration(nowMs - last)} ago`,
-      next: `holdfast drill ${name}`,
-    });
-  }
-  return checks;
 }
 
 export async function resolvePlan(context: Context, request: PlanRequest): Promise<Plan> {
@@ -140,13 +98,25 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
     retryBudget: runbook.retryBudget,
     datastores: service?.datastores ?? [],
     steps,
+    ...(service === null ? {} : { configuration: configurationHash(config, service) }),
+    ...(service === null || request.type !== 'failover' ? {} : { gate: service.gate[request.mode] }),
   };
-  return { ...body, hash: createHash('sha256').update(canonicalJson(body)).digest('hex') };
+  return { ...body, hash: sha256(body) };
+}
+
+function sha256(value: unknown): string {
+  return createHash('sha256').update(canonicalJson(value)).digest('hex');
+}
+
+/** Of what a run depends on beside its document; secrets stand there as references only. */
+export function configurationHash(config: Config, service: ServiceConfig): string {
+  const datastores = service.datastores.map((name) => ({ name, nodes: config.datastores[name]?.nodes, endpoint: config.datastores[name]?.endpoint ?? null }));
+  return sha256({ datastores, parameters: service.parameters });
 }
 
 /** SHA-256 of a runbook's document, whatever its comments and spaces. */
 export function documentHash(runbook: Runbook): string {
-  return createHash('sha256').update(canonicalJson(runbook)).digest('hex');
+  return sha256(runbook);
 }
 
 /** The documents of nested runbooks as they are now, by step: what runs later must still be the same. @throws HoldfastError for a circle. */

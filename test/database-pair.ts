@@ -74,6 +74,8 @@ export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresSe
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
         parameters: { recentQuery: 'select max(id) as newest from orders' },
+        // Most tests have no backups.
+        gate: { planned: [] },
       },
     },
     ...overrides,

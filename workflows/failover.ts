@@ -2,11 +2,13 @@ import { ActivityCancellationType, ApplicationFailure, CancellationScope, log, p
 import type { createEvidenceActivities } from '../activities/evidence.ts';
 import type { createNotifyActivities } from '../activities/notify.ts';
 import type { createPlanActivities, PlanRequest } from '../activities/plan.ts';
+import type { createReadinessActivities } from '../activities/readiness.ts';
 import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type Notice, type RunbookInput } from '../src/model/api.ts';
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
-import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
+import { startExecution, type ExecutionState, type FinalOutcome, type Plan } from '../src/model/execution.ts';
 import { failbackText, generateFailback, originOf, type GeneratedFailback } from '../src/model/failback.ts';
 import { checksOf, factsOf, marksOf, measureFailover, timelineOf } from '../src/model/measure.ts';
+import { GATE_RULES, gate } from '../src/model/readiness.ts';
 import type { Override } from '../src/model/rules.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { classify, createExecution } from './interpreter.ts';
@@ -28,6 +30,12 @@ const { notify } = proxyActivities<ReturnType<typeof createNotifyActivities>>({
   scheduleToCloseTimeout: '3 minutes',
   retry: { maximumAttempts: 3 },
 });
+/** The start gate. Bounded: a planned failover waits for it at its start, a forced one at its end. */
+const { checkProofs, checkRehearsals } = proxyActivities<ReturnType<typeof createReadinessActivities>>({
+  startToCloseTimeout: '30 seconds',
+  scheduleToCloseTimeout: '45 seconds',
+  retry: { maximumAttempts: 2 },
+});
 
 export interface ExecutionResult {
   readonly outcome: FinalOutcome;
@@ -37,6 +45,9 @@ export interface ExecutionResult {
   readonly runbook: string;
   readonly mode: string;
   readonly planHash: string;
+  /** Hashes of the runbook document and of the service's configuration, so that a later run is known to be of the same ones. */
+  readonly document: string | null;
+  readonly configuration: string | null;
   readonly failure: string | null;
   readonly primary: string | null;
   readonly candidate: string | null;
@@ -96,10 +107,22 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   execution.setPlan(plan, { epoch: startedAtMs, ...who });
   const clock = new CancellationScope({ cancellable: true });
   if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && !rebuildsFirst(plan) && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
-  const state = await execution.run();
+  const gated = request.type === 'failover' && !who.dryRun && patched('start-gate') ? CancellationScope.nonCancellable(() => startGate(plan, who)) : null;
+  // What stops nothing is asked beside the run: nobody waits for a store at three in the morning.
+  const refusal = gated === null || (plan.gate ?? []).length === 0 ? null : (await gated).refusal;
+  const state: ExecutionState = refusal === null ? await execution.run() : { ...startExecution(plan, { epoch: startedAtMs, ...who }), status: 'finished', final: 'denied', failure: refusal };
   clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told.
-  return CancellationScope.nonCancellable(() => conclude(plan, state, startedAtMs, who, request.document));
+  return CancellationScope.nonCancellable(async () => conclude(plan, state, startedAtMs, who, gated === null ? [] : (await gated).checks, request.document));
+}
+
+/** The proofs a failover counts on if it goes wrong: backups, drills, rehearsal. Never throws: what cannot be asked is no proof. */
+async function startGate(plan: Plan, who: Who): Promise<{ checks: CheckResult[]; refusal: string | null }> {
+  const service = plan.service!;
+  const unasked = (error: unknown): CheckResult[] => GATE_RULES.map((rule) => ({ name: rule, rule, ok: false, expected: 'an answer', found: classify(error).text }));
+  const [proofs, rehearsals] = await Promise.all([checkProofs(service, Date.now()).catch(unasked), checkRehearsals(service, plan.runbook).catch(() => [])]);
+  const named = [...proofs, ...rehearsals].map((check): CheckResult => ({ ...check, name: `start gate: ${check.name}` }));
+  return gate(named, plan.gate ?? [], who.overrides);
 }
 
 /** The service runs while a standby is rebuilt: that time is none of its recovery. */
@@ -128,7 +151,7 @@ async function send(notice: Notice): Promise<void> {
   }
 }
 
-async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, document: string | undefined): Promise<ExecutionResult> {
+async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, gateChecks: readonly CheckResult[], document: string | undefined): Promise<ExecutionResult> {
   const info = workflowInfo();
   const outcome = state.final ?? 'failed';
   // A nested run measures itself; a runbook without a promotion of its own has nothing to measure.
@@ -141,6 +164,8 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     runbook: plan.runbook,
     mode: state.mode,
     planHash: plan.hash,
+    document: plan.document ?? null,
+    configuration: plan.configuration ?? null,
     failure: state.failure,
     primary: textFact(state, 'primary'),
     candidate: textFact(state, 'candidate'),
@@ -148,7 +173,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     objectivesMet: measured?.objectivesMet ?? null,
     missed: measured?.missed ?? [],
     evidence: null,
-    checks: checksOf(state),
+    checks: [...gateChecks, ...checksOf(state)],
     failback: who.dryRun ? null : generateFailback(plan, state, { workflowId: info.workflowId, runId: info.runId, atMs: Date.now() }),
     steps: state.steps.map((step) => ({
       id: step.id,
@@ -159,9 +184,9 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     })),
   };
   if (who.dryRun) return result;
-  const evidence = await recordEvidence(plan, state, startedAtMs, who, result, info.workflowId, info.runId, document);
+  const evidence = await recordEvidence(plan, state, startedAtMs, who, result, gateChecks, info.workflowId, info.runId, document);
   const complete: ExecutionResult = { ...result, evidence: evidence.where, evidenceProblem: evidence.problem };
-  await tell(plan, complete, startedAtMs);
+  await tell(plan, complete, startedAtMs, gateChecks);
   if (outcome !== 'succeeded') {
     throw ApplicationFailure.create({ message: `${plan.title}: ${outcome}: ${state.failure ?? 'no reason recorded'}`, type: `execution-${outcome}`, nonRetryable: true, details: [complete] });
   }
@@ -169,7 +194,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
 }
 
 async function recordEvidence(
-  plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, workflowId: string, runId: string, document: string | undefined,
+  plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, result: ExecutionResult, gateChecks: readonly CheckResult[], workflowId: string, runId: string, document: string | undefined,
 ): Promise<{ where: string; problem: string | null }> {
   const failback = result.failback ?? null;
   const at = new Date(Date.now()).toISOString();
@@ -193,6 +218,7 @@ async function recordEvidence(
     checks: result.checks,
     facts: [
       ...factsOf(plan, state, startedAtMs),
+      ...(gateChecks.length === 0 ? [] : [{ at: new Date(startedAtMs).toISOString(), kind: 'start-gate', data: gateChecks }]),
       ...(document === undefined ? [] : [{ at: new Date(startedAtMs).toISOString(), kind: 'given document', data: { document, origin: originOf(document) } }]),
       ...(failback === null ? [] : [{ at, kind: 'failback', data: failback }]),
     ],
@@ -208,16 +234,17 @@ async function recordEvidence(
   }
 }
 
-async function tell(plan: Plan, result: ExecutionResult, startedAtMs: number): Promise<void> {
+async function tell(plan: Plan, result: ExecutionResult, startedAtMs: number, gateChecks: readonly CheckResult[]): Promise<void> {
   const good = result.outcome === 'succeeded' && result.objectivesMet !== false;
   const figures = Object.fromEntries(
     result.measurements.filter((item) => item.objective !== null).map((item) => [item.name, item.measured === null ? `not measured: ${item.note ?? ''}` : item.unit === 'ms' ? formatDuration(item.measured) : String(item.measured)]),
   );
+  const attention = gateChecks.filter((check) => !check.ok || check.overridden !== undefined).map((check) => `${check.name}: ${check.found}${check.overridden === undefined ? '' : `, overridden by ${check.overridden}`}`);
   await send({
     level: good ? (result.evidenceProblem == null ? 'success' : 'attention') : 'failure',
     title: `${plan.title}: ${plan.service ?? plan.runbook} ${result.outcome}${result.objectivesMet === false ? ', objectives missed' : ''}`,
     text: result.failure ?? (result.missed.length > 0 ? result.missed.join('\n') : `took ${formatDuration(Date.now() - startedAtMs)}`),
-    fields: { mode: result.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...(result.evidenceProblem == null ? {} : { 'evidence needs attention': result.evidenceProblem }), ...figures },
+    fields: { mode: result.mode, workflow: workflowInfo().workflowId, evidence: result.evidence ?? '-', ...(result.evidenceProblem == null ? {} : { 'evidence needs attention': result.evidenceProblem }), ...figures, ...(attention.length === 0 ? {} : { attention: attention.join('; ') }) },
   });
 }
 

@@ -5,11 +5,11 @@ import type { Client } from '@temporalio/client';
 import { SECRET_REFERENCE_PATTERN, type Config, type PostgresDatastore, type S3StoreConfig } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes, formatDuration } from '../model/units.ts';
-import { runChild } from '../systems/child.ts';
 import type { Context } from '../systems/context.ts';
 import { sendNotice } from '../systems/notify.ts';
 import { hasHostAccess, hostState, nodeByAddress, nodeStatus, nodeTool, runOnNode, withNode, type NodeStatus } from '../systems/postgres-node.ts';
 import { postgresTool } from '../systems/postgres.ts';
+import { majorVersion, toolVersion } from '../systems/tool-version.ts';
 import { openStore, readText, type Store } from '../systems/store.ts';
 import { connectClient } from './connection.ts';
 import { missingSearchAttributes, registerSearchAttributes } from './search-attributes.ts';
@@ -262,14 +262,14 @@ async function checkTools(datastore: PostgresDatastore, reachable: readonly Node
   const serverMajor = Math.max(0, ...reachable.map((status) => Math.floor((status.serverVersion ?? 0) / 10_000)));
   for (const tool of ['pg_dump', 'pg_dumpall', 'pg_restore', 'psql'] as const) {
     const found = await toolVersion([postgresTool(datastore, tool), '--version']);
-    const major = Number(/(\d+)(\.\d+)?/.exec(found ?? '')?.[1] ?? 0);
+    const major = majorVersion(found ?? '') ?? 0;
     if (found === undefined) report('fail', `${tool} is not found`, `install the PostgreSQL ${serverMajor || ''} client, or set binDirectory of the datastore`);
     else if (major < serverMajor) report('fail', `${tool} ${major} is older than the server (${serverMajor}) and would be refused`, `install the PostgreSQL ${serverMajor} client, or set binDirectory of the datastore`);
     else report('ok', found);
   }
   for (const tool of ['initdb', 'postgres'] as const) {
     const found = await toolVersion([postgresTool(datastore, tool), '--version']);
-    const major = Number(/(\d+)(\.\d+)?/.exec(found ?? '')?.[1] ?? 0);
+    const major = majorVersion(found ?? '') ?? 0;
     if (found === undefined) report('warn', `${tool} is not found: restore drills cannot run on this host`, `install PostgreSQL ${serverMajor || ''} here (its server need not run), or set binDirectory`);
     else if (serverMajor > 0 && major !== serverMajor) report('warn', `${tool} is ${major}, the server ${serverMajor}: a drill must restore into the same major version`, `install PostgreSQL ${serverMajor} and set binDirectory`);
     else report('ok', `${found}: drills can run here`);
@@ -404,15 +404,4 @@ async function checkNotify(context: Context, options: DoctorOptions, report: Rep
   });
   for (const name of sent) report('ok', `${name}: a test notice was taken`);
   for (const why of failed) report('fail', why, 'check the webhook address in its secret');
-}
-
-/** First line of what it says, undefined when it is not there. */
-async function toolVersion(argv: readonly string[]): Promise<string | undefined> {
-  try {
-    const { stdout } = await runChild(argv, { maxBytes: 10_000, signal: AbortSignal.timeout(TOOL_TIMEOUT_MS) });
-    return stdout.split('\n')[0]?.trim() ?? '';
-  } catch (error) {
-    if (error instanceof HoldfastError) return undefined;
-    throw error;
-  }
 }

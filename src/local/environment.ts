@@ -153,7 +153,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
     services: {
       orders: {
         description: 'Takes the orders of the shop',
-        objectives: { rto: '2m', rpo: '5m', refusedWrites: '1s', lostWrites: 0 },
+        objectives: { rto: '2m', rpo: '5m', refusedWrites: '1s', lostWrites: 0, backupAge: '90m' },
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
         parameters: { datastore: 'shop', recentQuery: 'select max(at) as newest from shop.checkouts' },

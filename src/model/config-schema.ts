@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { GATE_DEFAULTS, GATE_RULES } from './readiness.ts';
 import { durationMs, sizeBytes } from './units.ts';
 
 /**
@@ -202,6 +203,7 @@ export const serviceSchema = z.strictObject({
     rpo: durationMs.meta({ description: 'How much work, in time, may be lost.' }),
     refusedWrites: durationMs.optional().meta({ description: 'Objective for the window in which writes are refused in a planned failover.' }),
     lostWrites: z.int().min(0).default(0).meta({ description: 'Acknowledged writes that a planned failover may lose.' }),
+    backupAge: durationMs.optional().meta({ description: 'How old the newest good backup may be. Default: rpo; set it where the RPO is met by a standby and backups are the last resort.' }),
   }),
   datastores: z.array(name).min(1).meta({ description: 'What it needs: names under datastores.' }),
   runbooks: z.record(name, z.string()).default({}).meta({ description: 'Which runbook serves which purpose: failover, failback, ...' }),
@@ -217,6 +219,13 @@ export const serviceSchema = z.strictObject({
     })
     .prefault({})
     .meta({ description: 'How many people, other than the one who asks, must agree before anything changes.' }),
+  gate: z
+    .strictObject({
+      planned: z.array(z.enum(GATE_RULES)).default([...GATE_DEFAULTS.planned]).meta({ description: 'Rules whose breach stops a planned failover, unless the requester overrides them by name.' }),
+      forced: z.array(z.enum(GATE_RULES)).default([...GATE_DEFAULTS.forced]).meta({ description: 'The same for a forced one. Empty: what is wrong is recorded and told, and stops nothing.' }),
+    })
+    .prefault({})
+    .meta({ description: 'What is asked before a failover begins: is there a young enough backup, was one proved lately.' }),
 });
 
 const scheduleFields = {

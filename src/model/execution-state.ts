@@ -1,6 +1,7 @@
 /** What an execution is made of: the frozen plan, the state of each step, the ledger and the decisions. Pure data and questions about it. */
 import type { CheckResult } from './api.ts';
 import { stepKind, type Phase, type StepKind } from './catalogue.ts';
+import type { GateRule } from './readiness.ts';
 import { fillReferences, lookUp, referencesIn, type Condition, type Json, type Mode } from './runbook-schema.ts';
 import type { Override, RuleName } from './rules.ts';
 
@@ -9,6 +10,10 @@ export interface Plan {
   readonly hash: string;
   /** SHA-256 of the runbook document alone: tells whether a runbook was changed since it last ran. */
   readonly document?: string;
+  /** SHA-256 of what the configuration says of the service's nodes, endpoints and parameters. */
+  readonly configuration?: string;
+  /** Rules whose breach stops the run at its start. */
+  readonly gate?: readonly GateRule[];
   readonly kind: 'failover' | 'failback' | 'runbook';
   readonly runbook: string;
   readonly title: string;

@@ -38,7 +38,7 @@ beforeAll(async () => {
   context = await testConfig(
     {
       datastores: { shop: { engine: 'postgres', database: 'shop', admin: { username: 'x', password: 'env:HOLDFAST_TEST_PG_PASSWORD' }, nodes: { a: { host: '127.0.0.1', port: 1 }, b: { host: '127.0.0.1', port: 2 } } } },
-      services: { [service]: { objectives: { rto: '15m', rpo: '1m' }, datastores: ['shop'], runbooks: { failover: 'rehearsal' } } },
+      services: { [service]: { objectives: { rto: '15m', rpo: '1m' }, datastores: ['shop'], runbooks: { failover: 'rehearsal' }, gate: { planned: [] } } },
     },
     { runbookDirectory },
   );

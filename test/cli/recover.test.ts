@@ -25,7 +25,7 @@ beforeAll(async () => {
   pair = await databasePair(processes, {
     services: {
       [service]: {
-        objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0 },
+        objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0, backupAge: '1h' },
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
         // The application's rollout fails until somebody has put the flag there.

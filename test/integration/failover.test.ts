@@ -148,13 +148,13 @@ describe('before anything changes', () => {
   it('readiness asks every guard, wants a backup proved by a restore, and says what was not checked', async () => {
     const ready = (): Promise<ReadinessResult> => client.workflow.execute('readiness', { taskQueue, workflowId: `readiness/${workflowId}`, args: [{ service: pair.service }] });
     const before = await ready();
-    expect(before.recoverable).toBe(false);
-    expect(before.why).toEqual([expect.stringMatching(/shop: newest backup: .*none/), expect.stringMatching(/shop: restore drill: .*none was proved/)]);
+    expect(before).toMatchObject({ level: 'not-ready', recoverable: false });
+    expect(before.why).toEqual([expect.stringMatching(/shop: newest backup: .*none/), expect.stringMatching(/shop: restore drill: .*none was proved/), expect.stringMatching(/database-failover: rehearsed/), expect.stringMatching(/database-failback: rehearsed/)]);
     await client.workflow.execute('backup', { taskQueue, workflowId: `backup/${workflowId}`, args: [{ datastore: 'shop' }] });
     await client.workflow.execute('restoreDrill', { taskQueue, workflowId: `drill/${workflowId}`, args: [{ datastore: 'shop' }] });
     const after = await ready();
-    expect(after.why).toEqual([]);
-    expect(after.recoverable).toBe(true);
+    expect(after).toMatchObject({ level: 'degraded', recoverable: true });
+    expect(after.why).toEqual([expect.stringMatching(/^database-failover: rehearsed: .*no run in full is known/), expect.stringMatching(/^database-failback: rehearsed: /)]);
     expect(after.checks.map((check) => check.name)).toEqual(expect.arrayContaining(['confirm: lag', 'dns: DNS permission', 'shop: restore drill']));
     expect(after.notChecked.length).toBeGreaterThan(0);
   });
