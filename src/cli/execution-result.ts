@@ -1,5 +1,4 @@
 import type { ExecutionResult } from '../../workflows/failover.ts';
-import type { ReadinessResult } from '../../workflows/readiness.ts';
 import type { CheckResult } from '../model/api.ts';
 import { measurementRow } from '../model/evidence-report.ts';
 import { formatDuration } from '../model/units.ts';
@@ -31,16 +30,6 @@ function formatExecution(workflowId: string, result: ExecutionResult): string {
   if (origin != null) lines.push('', `way ${origin.purpose === 'failback' ? 'back' : 'forth again'} to ${origin.returnsTo ?? 'the old primary'}: holdfast failback ${origin.service} --reason "..."${origin.purpose === 'failback' ? '' : ' --forth'}`, ...(result.failback?.cautions ?? []).map((text) => `  mind: ${text}`));
   lines.push('', `in full: holdfast audit ${workflowId}`);
   return lines.join('\n');
-}
-
-export function showReadiness(io: Io, result: ReadinessResult): void {
-  io.result(result, () => {
-    const lines = [`${result.service}: ${result.recoverable ? 'recoverable' : 'NOT RECOVERABLE'} at ${result.checkedAt}`, ...result.why.map((why) => `  because: ${why}`)];
-    if (result.checks.length > 0) lines.push('', formatChecks(result.checks));
-    if (result.notChecked.length > 0) lines.push('', 'not checked', ...result.notChecked.map((what) => `  ${what}`));
-    return lines.join('\n');
-  });
-  if (!result.recoverable) io.exit(EXIT.failed);
 }
 
 export function formatChecks(checks: readonly CheckResult[]): string {

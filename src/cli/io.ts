@@ -14,6 +14,8 @@ export const EXIT = {
   refused: 4,
   /** Temporal, the store or the database cannot be reached. */
   unreachable: 5,
+  /** readiness: every service could be recovered, and what it counts on is worse than it should be for one. */
+  degraded: 6,
 } as const;
 
 /** What a command talks through; tests bring their own. */

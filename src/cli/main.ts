@@ -67,7 +67,7 @@ function createProgram(surroundings: Surroundings): Command {
     'after',
     '\nPrecedence: flag, then environment (HOLDFAST_CONFIG, HOLDFAST_RUNBOOKS, HOLDFAST_USER, HOLDFAST_LOG_LEVEL, HOLDFAST_LOG_FORMAT,\n' +
       'TEMPORAL_ADDRESS, TEMPORAL_NAMESPACE, HOLDFAST_TASK_QUEUE), then file.\n' +
-      'Exit codes: 0 done, 1 ran and failed, 2 wrong use or configuration, 3 not found, 4 refused, 5 unreachable, 130 interrupted.',
+      'Exit codes: 0 done, 1 ran and failed, 2 wrong use or configuration, 3 not found, 4 refused, 5 unreachable, 6 recoverable but degraded (readiness), 130 interrupted.',
   );
   return program;
 }

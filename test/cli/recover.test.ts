@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { queryProgress } from '../../src/engine/executions.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { StepState } from '../../src/model/execution.ts';
+import type { ShownReadiness } from '../../src/cli/readiness-view.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
@@ -59,11 +60,21 @@ async function parked(attempt: number): Promise<StepState> {
 describe('a real failover, operated from the command line', () => {
   test('ready, planned, failed over, parked after the point of no return, retried once and not twice, done, audited', async () => {
     // Nothing was ever restored from: that is no readiness.
-    expect(await run('readiness', service)).toMatchObject({ code: 1, out: expect.stringMatching(/none was proved/) });
+    expect(await run('readiness', service)).toMatchObject({ code: 1, out: expect.stringMatching(/NO +not-ready +now[\s\S]*none was proved/) });
     expect(await run('backup', 'shop')).toMatchObject({ code: 0 });
     expect(await run('drill', 'shop')).toMatchObject({ code: 0 });
-    const ready = await run('readiness', service);
-    expect(ready).toMatchObject({ code: 0, out: expect.stringMatching(new RegExp(`${service}: recoverable at`)) });
+    // Recoverable; but its runbooks never ran.
+    const ready = await run('readiness');
+    expect(ready).toMatchObject({ code: 6, out: expect.stringMatching(new RegExp(`${service} +yes +degraded +now[\\s\\S]*database-failover: rehearsed`)) });
+    expect(ready.out).toMatch(/if a \(shop\) were down now: b would be promoted; 0 bytes were on their way to it/);
+    // Without a worker it says what was known last, and how old that is.
+    const last = async (): Promise<ProgramExit> => run('readiness', service, '--task-queue', 'nobody-polls-this');
+    await expect.poll(async () => (await last()).code, { timeout: 20_000 }).toBe(6);
+    expect(await last()).toMatchObject({ out: expect.stringMatching(/yes +degraded +\S+ m?s ago[\s\S]*the last known result, of /), err: expect.stringContaining('no worker answers') });
+    const [asJson] = JSON.parse((await run('readiness', service, '--last', '--json')).out) as [ShownReadiness];
+    expect(asJson).toMatchObject({ service, level: 'degraded', recoverable: true, fresh: false, old: null, result: { service, level: 'degraded' } });
+    expect(await run('readiness', service, '--last', '--now')).toMatchObject({ code: 2 });
+    expect(await run('readiness', 'nix')).toMatchObject({ code: 3 });
     const plan = await run('plan', service);
     expect(plan).toMatchObject({ code: 0, out: expect.stringMatching(/checked \(database-failover, planned, a -> b/) });
     expect(await queryOnce(pair.servers.b.connectionString(), 'select pg_is_in_recovery() as standby')).toEqual([{ standby: true }]);
