@@ -150,12 +150,15 @@ async function askRunbook(ask: Ask, service: string, purpose: string, mode: Mode
   const learn = (id: string, facts: Readonly<Record<string, Json>>): void => {
     state = { ...state, facts: { ...state.facts, [id]: { ...state.facts[id], ...facts } } };
   };
-  const report = (id: string, result: PhaseResult): void => {
-    for (const check of result.checks ?? []) checks.push({ ...check, ...weight, name: `${prefix}${id}: ${check.name}` });
+  // In the order of the steps, whoever answers first.
+  const found: ReadinessCheck[][] = plan.steps.map(() => []);
+  const report = (index: number, result: PhaseResult): void => {
+    for (const check of result.checks ?? []) found[index]!.push({ ...check, ...weight, name: `${prefix}${plan.steps[index]!.id}: ${check.name}` });
   };
-  const fail = (id: string, phase: Phase, error: unknown): void => {
+  const fail = (index: number, phase: Phase, error: unknown): void => {
     const { how, text } = classify(error);
-    checks.push(unanswered(`${prefix}${id}: ${phase}`, text, { weight: how === 'unknown' ? 'unknown' : (weight.weight ?? 'hard') }));
+    const { id } = plan.steps[index]!;
+    found[index]!.push(unanswered(`${prefix}${id}: ${phase}`, text, { weight: how === 'unknown' ? 'unknown' : (weight.weight ?? 'hard') }));
   };
 
   const firstChange = plan.steps.findIndex((step) => step.included && (stepKind(step.uses)!.phases.includes('apply') || stepKind(step.uses)!.runsIn !== 'activity'));
@@ -176,12 +179,12 @@ async function askRunbook(ask: Ask, service: string, purpose: string, mode: Mode
       try {
         const result = await ask(plan, state, index, phase);
         if (result === null) continue;
-        report(step.id, result);
+        report(index, result);
         learn(step.id, result.facts ?? {});
         const { primary, candidate } = result.facts ?? {};
         if (typeof primary === 'string') roles[datastore] = { primary, candidate: typeof candidate === 'string' ? candidate : null };
       } catch (error) {
-        fail(step.id, phase, error);
+        fail(index, phase, error);
         if (phase === 'guard') break;
       }
     }
@@ -208,15 +211,15 @@ async function askRunbook(ask: Ask, service: string, purpose: string, mode: Mode
     if (lost.length > 0) unasked.push({ id: step.id, why: `${lost.join(', ')} is not known` });
     try {
       const result = await ask(plan, state, index, 'guard');
-      if (result !== null) report(step.id, result);
+      if (result !== null) report(index, result);
       if (kind.phases.includes('inspect') && missing.length === 0) await ask(plan, state, index, 'inspect');
     } catch (error) {
-      fail(step.id, 'guard', error);
+      fail(index, 'guard', error);
     }
   });
   await Promise.all(asking);
   for (const [why, group] of Map.groupBy(unasked, (item) => item.why)) notChecked.push(`${label}: ${group.map((item) => item.id).join(', ')}: ${why}`);
-  return { checks, notChecked, roles };
+  return { checks: [...checks, ...found.flat()], notChecked, roles };
 }
 
 /** As it was before there were levels, for executions that began then. */

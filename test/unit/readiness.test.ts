@@ -174,7 +174,7 @@ describe('the start gate', () => {
   const by = (rule: 'backup-age' | 'drill-freshness' | 'max-lag') => ({ rule, by: 'ann', reason: 'now' });
 
   it('stops for the rules it is given, and never for a runbook that was not rehearsed', () => {
-    expect(gate([good, stale, old], GATE_DEFAULTS.planned, []).refusal).toMatch(/drill.*backup.*override drill-freshness and backup-age with a reason/);
+    expect(gate([good, stale, old], GATE_DEFAULTS.planned, []).refusal).toMatch(/drill.*backup.*--override drill-freshness="why" --override backup-age="why"/);
     expect(gate([stale, old, hard], GATE_DEFAULTS.forced, []).refusal).toBeNull();
     expect(gate([rehearsed], GATE_DEFAULTS.planned, []).refusal).toBeNull();
     // Without a rule it is no business of the gate: the guards stop for it.
@@ -182,7 +182,7 @@ describe('the start gate', () => {
   });
 
   it('an override breaks the rule it names and no other, and stands in the record', () => {
-    expect(gate([stale, old], GATE_DEFAULTS.planned, [by('backup-age')]).refusal).toMatch(/override drill-freshness with/);
+    expect(gate([stale, old], GATE_DEFAULTS.planned, [by('backup-age')]).refusal).toMatch(/by name: --override drill-freshness="why"$/);
     expect(gate([stale, old], GATE_DEFAULTS.planned, [by('max-lag')]).refusal).not.toBeNull();
     const both = gate([stale, old, hard], GATE_DEFAULTS.planned, [by('backup-age'), by('drill-freshness')]);
     expect(both.refusal).toBeNull();
