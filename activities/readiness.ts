@@ -10,6 +10,7 @@ import type { Mode, Runbook } from '../src/model/runbook-schema.ts';
 import { listBackups } from '../src/systems/backup-catalogue.ts';
 import { runChild } from '../src/systems/child.ts';
 import { datastoreOf, serviceOf, storeOf, type Context } from '../src/systems/context.ts';
+import { redactValue } from '../src/systems/log.ts';
 import { controlData, hasHostAccess, hostState, lsnDifference, nodeStatus, nodeTool, runOnNode } from '../src/systems/postgres-node.ts';
 import { postgresTool } from '../src/systems/postgres.ts';
 import { loadRunbook } from '../src/systems/runbook-file.ts';
@@ -41,11 +42,11 @@ export function createReadinessActivities(context: Context) {
       return { purposes: Object.keys(found.runbooks), datastores: found.datastores, environment: context.config.environment };
     },
     readinessPlan: (service: string, purpose: string, mode: Mode, roles: Roles): Promise<ReadinessPlan> => planFor(context, service, purpose, mode, roles),
-    checkProofs: (service: string, nowMs: number): Promise<ReadinessCheck[]> => checkProofs(context, service, nowMs),
+    checkProofs: async (service: string, nowMs: number): Promise<ReadinessCheck[]> => redactValue(await checkProofs(context, service, nowMs)),
     /** The service's runbooks, or the one that is about to run. */
-    checkRehearsals: (service: string, only: string | null): Promise<ReadinessCheck[]> => checkRehearsals(context, service, only),
-    checkSurroundings: (service: string): Promise<ReadinessCheck[]> => checkSurroundings(context, service),
-    checkForced: (service: string, roles: Roles): Promise<{ checks: ReadinessCheck[]; outlooks: ForcedOutlook[]; notChecked: string[] }> => checkForced(context, service, roles),
+    checkRehearsals: async (service: string, only: string | null): Promise<ReadinessCheck[]> => redactValue(await checkRehearsals(context, service, only)),
+    checkSurroundings: async (service: string): Promise<ReadinessCheck[]> => redactValue(await checkSurroundings(context, service)),
+    checkForced: async (service: string, roles: Roles): Promise<{ checks: ReadinessCheck[]; outlooks: ForcedOutlook[]; notChecked: string[] }> => redactValue(await checkForced(context, service, roles)),
     lastReadiness: (service: string): Promise<EarlierReadiness | null> => {
       const { client } = ActivityContext.current();
       return newestReadiness(client, context.config.environment, service).then((found) => found?.result ?? null);
@@ -209,7 +210,7 @@ async function checkForced(context: Context, serviceName: string, roles: Roles):
       const countable = hasHostAccess(node) && (await controlData(node, AbortSignal.timeout(HOST_TIMEOUT_MS)).then((control) => control.segmentBytes !== null, () => false));
       if (!countable) notChecked.push(`forced: ${name}: what would be lost: the files of ${known.primary} cannot be read (dataDirectory, exec), so it could not be counted afterwards either`);
     }
-    for (const node of Object.keys(datastore.nodes)) checks.push(...(await rebuildChecks(name, datastore, node)));
+    checks.push(...(await Promise.all(Object.keys(datastore.nodes).map((node) => rebuildChecks(name, datastore, node)))).flat());
   }
   return { checks, outlooks, notChecked };
 }

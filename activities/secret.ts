@@ -1,6 +1,6 @@
 import type { PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError } from '../src/model/errors.ts';
-import { dropStaged, secretVersions, stageEndpoint, swapVersion } from '../src/systems/endpoint.ts';
+import { dropStaged, maySwap, secretVersions, stageEndpoint, swapVersion } from '../src/systems/endpoint.ts';
 import { applicationAddress, nodeByAddress } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, endpointSecret, guarded, nodeInput, optionalText, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -70,7 +70,11 @@ const swap: StepDefinition = {
   async guard(step) {
     const { secretId } = secretOf(step);
     const versions = await secretVersions(step.context, secretId);
-    return guarded([check('secret readable', true, secretId, `version ${versions.current}`)]);
+    const right = await maySwap(step.context, secretId);
+    return guarded([
+      check('secret readable', true, secretId, `version ${versions.current}`),
+      check('right to swap', right.allowed, 'secretsmanager:UpdateSecretVersionStage is allowed', right.found, "allow it to the worker's role on this secret"),
+    ]);
   },
   async apply(step) {
     const { datastore, secretId } = secretOf(step);

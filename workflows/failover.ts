@@ -32,8 +32,8 @@ const { notify } = proxyActivities<ReturnType<typeof createNotifyActivities>>({
 });
 /** The start gate. Bounded: a planned failover waits for it at its start, a forced one at its end. */
 const { checkProofs, checkRehearsals } = proxyActivities<ReturnType<typeof createReadinessActivities>>({
-  startToCloseTimeout: '30 seconds',
-  scheduleToCloseTimeout: '45 seconds',
+  startToCloseTimeout: '1 minute',
+  scheduleToCloseTimeout: '90 seconds',
   retry: { maximumAttempts: 2 },
 });
 

@@ -18,9 +18,9 @@ const { resolvePlan } = proxyActivities<ReturnType<typeof createPlanActivities>>
   retry: { maximumAttempts: 3 },
 });
 const { readinessSubjects, readinessPlan, checkProofs, checkRehearsals, checkSurroundings, checkForced, lastReadiness } = proxyActivities<ReturnType<typeof createReadinessActivities>>({
-  startToCloseTimeout: '30 seconds',
+  startToCloseTimeout: '1 minute',
   scheduleToCloseTimeout: '2 minutes',
-  retry: { maximumAttempts: 3 },
+  retry: { maximumAttempts: 2 },
 });
 const { notify } = proxyActivities<ReturnType<typeof createNotifyActivities>>({ startToCloseTimeout: '1 minute', scheduleToCloseTimeout: '2 minutes', retry: { maximumAttempts: 2 } });
 
@@ -200,13 +200,14 @@ async function askRunbook(ask: Ask, service: string, purpose: string, mode: Mode
       unasked.push({ id: step.id, why: step.after != null ? AFTERWARDS : 'whether its conditions will hold is not known now' });
       return;
     }
-    if (NOT_ASKED[step.uses] !== undefined) notChecked.push(`${step.id}: ${NOT_ASKED[step.uses]}`);
+    const { value, missing } = stepInput(plan, state, index);
+    const idle = (step.uses === 'rollout.command' && (value['argv'] as readonly string[] | undefined ?? []).length === 0) || (step.uses === 'rollout.http' && (value['url'] ?? '') === '');
+    if (NOT_ASKED[step.uses] !== undefined && !idle) notChecked.push(`${step.id}: ${NOT_ASKED[step.uses]}`);
     if (mode === 'forced' && step.uses === 'postgres.fence') return; // Its guard would count the live primary's own answer as a way.
     if (!kind.phases.includes('guard')) {
       unasked.push({ id: step.id, why: 'only verifies what was done' });
       return;
     }
-    const { missing } = stepInput(plan, state, index);
     const lost = missing.filter((reference) => plan.steps.some((other) => other.uses === 'postgres.health' && reference.startsWith(`steps.${other.id}.`)));
     if (lost.length > 0) unasked.push({ id: step.id, why: `${lost.join(', ')} is not known` });
     try {

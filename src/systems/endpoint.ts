@@ -109,6 +109,26 @@ export async function dropStaged(context: Context, secretId: string, staged: str
   await call(secretId, 'secretsmanager:UpdateSecretVersionStage', () => client.send(new UpdateSecretVersionStageCommand({ SecretId: secretId, VersionStage: STAGED_LABEL, RemoveFromVersionId: staged })));
 }
 
+/** A version that nobody made. */
+const NO_VERSION = '00000000-0000-5000-a000-000000000000';
+
+/**
+ * May we move the secret's labels? Asked by taking our label off a version that does not exist: to who may, Secrets Manager answers
+ * that it cannot be, to who may not, AccessDenied. Nothing changes either way.
+ */
+export async function maySwap(context: Context, secretId: string): Promise<{ allowed: boolean; found: string }> {
+  const { UpdateSecretVersionStageCommand } = await import('@aws-sdk/client-secrets-manager');
+  const client = await context.aws.secretsManager();
+  try {
+    await client.send(new UpdateSecretVersionStageCommand({ SecretId: secretId, VersionStage: STAGED_LABEL, RemoveFromVersionId: NO_VERSION }));
+  } catch (error) {
+    const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+    if ($metadata === undefined) throw secretError(secretId, 'secretsmanager:UpdateSecretVersionStage', error);
+    if (/AccessDenied|NotAuthorized|UnrecognizedClient/.test(name) || $metadata.httpStatusCode === 403) return { allowed: false, found: `${name}: ${message} (HTTP ${$metadata.httpStatusCode})` };
+  }
+  return { allowed: true, found: 'allowed' };
+}
+
 async function currentVersion(client: SecretsManagerClient, secretId: string): Promise<string> {
   const { DescribeSecretCommand } = await import('@aws-sdk/client-secrets-manager');
   const described = await call(secretId, 'secretsmanager:DescribeSecret', () => client.send(new DescribeSecretCommand({ SecretId: secretId })));

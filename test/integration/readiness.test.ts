@@ -2,9 +2,11 @@ import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ApplicationFailure, WorkflowFailedError, type Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { lastReadiness } from '../../src/engine/readiness.ts';
+import { syncSchedules, triggerSchedule } from '../../src/engine/schedules.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startWebhook, type Webhook } from '../../src/local/webhook.ts';
-import { notifySchema, type PostgresDatastore, type ServiceConfig } from '../../src/model/config-schema.ts';
+import { configSchema, notifySchema, type PostgresDatastore, type ServiceConfig } from '../../src/model/config-schema.ts';
 import { secretVersions } from '../../src/systems/endpoint.ts';
 import { openStore } from '../../src/systems/store.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
@@ -114,7 +116,7 @@ describe('what it says', () => {
     expect(result.forced).toEqual([expect.objectContaining({ primary: 'a', candidate: 'b', streams: true, host: 'running', observers: ['the worker', 'the stream of b', 'the host of a'] })]);
     expect(result.checks.map((check) => check.name)).toEqual(
       expect.arrayContaining([
-        'confirm: lag', 'dns: DNS permission', 'stage-secret: secret points to the primary', 'promote: promotion right', 'read-only: right to fence', 'shop: restore drill', 'shop: pg_restore',
+        'confirm: lag', 'dns: DNS permission', 'swap-secret: right to swap', 'stage-secret: secret points to the primary', 'promote: promotion right', 'read-only: right to fence', 'shop: restore drill', 'shop: pg_restore',
         'store main: right to write', 'forced: shop: a way to fence it when it is silent', 'rebuild shop/a: programs', 'failback: rebuild: replication user',
       ]),
     );
@@ -131,6 +133,8 @@ describe('what it says', () => {
     expect((await rebuild('b')).outcome).toBe('succeeded');
     await visible(`HoldfastService = '${SERVICE}' AND HoldfastRunbook = 'database-failback' AND ExecutionStatus = 'Completed'`);
     const first = await ready();
+    // Whatever a dry run would find, readiness finds.
+    expect(first.checks.map((check) => check.name)).toEqual(expect.arrayContaining((await failover({ dryRun: true })).checks.map((check) => check.name)));
     expect(whySaid(first)).toBe('');
     expect(first).toMatchObject({ level: 'ready', recoverable: true, sinceKnown: true, since: first.checkedAt, before: { level: 'degraded' } });
     const told = webhook.messages.length;
@@ -154,6 +158,21 @@ describe('what it says', () => {
     expect((await ready()).level).toBe('ready');
     expect(await next() - before.xid).toBe(2n);
     expect(await seen()).toEqual(before.world);
+  });
+});
+
+describe('on a schedule', () => {
+  it('runs by itself, and the next one knows since when', async () => {
+    const { config } = pair.context;
+    const scheduled = { ...config, schedules: configSchema.shape.schedules.parse({ [`ready-${SERVICE.slice(-8)}`]: { run: 'readiness', service: SERVICE, every: '1h' } }) };
+    await syncSchedules(client, scheduled, { dryRun: false });
+    const [name] = Object.keys(scheduled.schedules);
+    await triggerSchedule(client, scheduled, name!);
+    await visible(`WorkflowType = 'readiness' AND HoldfastService = '${SERVICE}' AND WorkflowId STARTS_WITH 'readiness/${SERVICE}-' AND ExecutionStatus = 'Completed'`);
+    await client.schedule.getHandle(`holdfast/${config.environment}/${name}`).delete();
+    const last = await lastReadiness(client, config, SERVICE);
+    expect(last).toMatchObject({ service: SERVICE, level: 'ready' });
+    expect((await ready()).since).toBe(last!.since);
   });
 });
 

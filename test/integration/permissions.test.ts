@@ -7,7 +7,7 @@ import type { PhaseResult } from '../../src/model/execution.ts';
 import type { PhaseCall } from '../../src/model/step-call.ts';
 import { testConfig, testDirectory } from '../support.ts';
 
-// An AWS emulator of its own, since enforcing permissions concerns all who use it.
+// AWS emulators of their own, since enforcing permissions concerns all who use it.
 let processes: Processes;
 beforeAll(() => {
   processes = createProcesses({ directory: testDirectory('dns') });
@@ -52,6 +52,36 @@ it('a role that may read the zone and not change it is found by the guard, and n
   await enforce(moto.endpoint, 'inf');
   expect(refused).toEqual([expect.objectContaining({ name: 'DNS permission', found: expect.stringMatching(/HTTP 403/) })]);
   expect(await records()).toEqual(before);
+  owner.destroy();
+  context.close();
+});
+
+it('a role that may read the secret and not move its labels is found by the guard, and nothing is changed by asking', async () => {
+  const moto = await startMoto({ processes, directory: testDirectory('secret') });
+  const { CreateSecretCommand, DescribeSecretCommand, SecretsManagerClient } = await import('@aws-sdk/client-secrets-manager');
+  const owner = new SecretsManagerClient({ region: moto.region, endpoint: moto.endpoint, credentials: { accessKeyId: moto.accessKeyId, secretAccessKey: moto.secretAccessKey } });
+  await owner.send(new CreateSecretCommand({ Name: 'shop-app', SecretString: JSON.stringify({ host: '127.0.0.1', port: 5432, username: 'x', password: 'application-password', dbname: 'shop' }) }));
+  const versions = async (): Promise<unknown> => (await owner.send(new DescribeSecretCommand({ SecretId: 'shop-app' }))).VersionIdsToStages;
+  const before = await versions();
+  const key = await restrictedUser(moto.endpoint, { Version: '2012-10-17', Statement: [{ Effect: 'Allow', Action: ['secretsmanager:Get*', 'secretsmanager:Describe*'], Resource: '*' }] });
+  process.env['HOLDFAST_TEST_SECRET_KEY'] = key.id;
+  process.env['HOLDFAST_TEST_SECRET_SECRET'] = key.secret;
+  const context = await testConfig({
+    aws: { endpoint: moto.endpoint, credentials: { accessKeyId: 'env:HOLDFAST_TEST_SECRET_KEY', secretAccessKey: 'env:HOLDFAST_TEST_SECRET_SECRET' } },
+    datastores: { shop: { engine: 'postgres', database: 'shop', admin: { username: 'holdfast', password: 'env:HOLDFAST_TEST_PG_PASSWORD' }, nodes: { a: { host: '127.0.0.1' }, b: { host: '127.0.0.2' } }, endpoint: { secret: 'shop-app' } } },
+  });
+  const guard = async (): Promise<PhaseResult> =>
+    new MockActivityEnvironment().run(createStepActivities(context)['secret.swap:guard']!, {
+      step: 'swap-secret', uses: 'secret.swap', phase: 'guard', preflight: true, with: { datastore: 'shop' }, mode: 'planned', service: 'orders', environment: 'test',
+      workflowId: 'failover/orders', runId: 'run', epoch: 1, key: 'failover/orders/swap-secret/1', before: null, facts: {},
+    } satisfies PhaseCall) as Promise<PhaseResult>;
+
+  expect((await guard()).checks!.map(({ name, ok }) => ({ name, ok }))).toEqual([{ name: 'secret readable', ok: true }, { name: 'right to swap', ok: true }]);
+  await enforce(moto.endpoint, 0);
+  const refused = (await guard()).checks!.filter((check) => !check.ok);
+  await enforce(moto.endpoint, 'inf');
+  expect(refused).toEqual([expect.objectContaining({ name: 'right to swap', found: expect.stringMatching(/HTTP 403/) })]);
+  expect(await versions()).toEqual(before);
   owner.destroy();
   context.close();
 });
