@@ -2,6 +2,7 @@ import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ApplicationFailure, WorkflowFailedError, type Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { rehearsalsOf } from '../../activities/readiness-history.ts';
 import { lastReadiness } from '../../src/engine/readiness.ts';
 import { syncSchedules, triggerSchedule } from '../../src/engine/schedules.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
@@ -173,6 +174,23 @@ describe('on a schedule', () => {
     const last = await lastReadiness(client, config, SERVICE);
     expect(last).toMatchObject({ service: SERVICE, level: 'ready' });
     expect((await ready()).since).toBe(last!.since);
+  });
+});
+
+describe('when Temporal has forgotten', () => {
+  it('a rehearsal is known from the evidence on this worker, unless somebody touched that', async () => {
+    const forgotten = { workflow: { list: () => [] } } as unknown as Client;
+    const known = async (): Promise<unknown[]> => (await rehearsalsOf(pair.context, forgotten, SERVICE, 'database-failover')).runs;
+    const [fromTemporal] = (await rehearsalsOf(pair.context, client, SERVICE, 'database-failover')).runs;
+    expect(await known()).toEqual([expect.objectContaining({ workflowId: fromTemporal!.workflowId, mode: 'planned', document: fromTemporal!.document, configuration: fromTemporal!.configuration })]);
+    expect(fromTemporal!.document).toMatch(/^[0-9a-f]{64}$/);
+    const { evidence } = (await client.workflow.getHandle(fromTemporal!.workflowId).result()) as ExecutionResult;
+    const file = join(evidence!, 'report.json');
+    const text = readFileSync(file, 'utf8');
+    writeFileSync(file, text.replace(fromTemporal!.document!, '0'.repeat(64)));
+    expect(await known()).toEqual([]);
+    writeFileSync(file, text);
+    expect(await known()).toHaveLength(1);
   });
 });
 
