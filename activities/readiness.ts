@@ -84,7 +84,7 @@ async function checkProofs(context: Context, serviceName: string, nowMs: number)
     }
     try {
       const store = await openStore(context, datastore.store);
-      const backups = await listBackups(store, storeOf(context.config, datastore.store).prefix, name);
+      const backups = await listBackups(store, store.prefix, name);
       checks.push(...backupChecks(name, backups, { backupAgeMs: service.objectives.backupAge ?? service.objectives.rpo, drillMaxAgeMs: datastore.drill.maxAge }, nowMs));
     } catch (error) {
       checks.push(...backupsNotSeen(name, messageOf(error)));

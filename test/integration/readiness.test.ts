@@ -31,6 +31,7 @@ beforeAll(async () => {
   webhook = await startWebhook();
   process.env['HOLDFAST_TEST_READINESS_WEBHOOK'] = webhook.url;
   const made = await databasePair(processes, {
+    stores: { main: { prefix: 'estate' } },
     services: {
       [SERVICE]: {
         objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0, backupAge: '1h' },
