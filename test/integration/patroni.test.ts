@@ -1,24 +1,34 @@
 import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, request, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProcesses, startPatroni, type PatroniCluster, type Processes } from '../../src/local/stack.ts';
 import type { Progress } from '../../src/model/execution.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
+import { secretsOfTest, startHoldfast } from '../cli/program.ts';
 import { ApplicationWriter, SECOND_ADDRESS, pairOn, tryToWrite, type DatabasePair } from '../database-pair.ts';
-import { mortalWorker } from '../mortal.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 type Node = 'a' | 'b';
 
+/** In front of each REST interface, so that a test can hold back the answer to a change that was carried out. */
+interface Door {
+  readonly url: string;
+  readonly server: Server;
+  readonly port: number;
+}
+
 let processes: Processes;
 let patroni: PatroniCluster;
+let doors: Record<Node, Door>;
 let pair: DatabasePair;
 let client: Client;
 let worker: { stop(): Promise<void> };
 let taskQueue: string;
-/** Where the shipped failover stands still for a while once Patroni is paused. */
-let heldRunbooks: string;
+/** Called with each change that was carried out; what it returns is waited for before the answer is passed on. */
+let carriedOut: ((body: string) => Promise<void>) | undefined;
 const upMs = { cluster: 0 };
 
 beforeAll(async () => {
@@ -26,17 +36,19 @@ beforeAll(async () => {
   const started = Date.now();
   patroni = await startPatroni({ processes, directory: processes.directory, names: ['a', 'b'], listen: { b: SECOND_ADDRESS } });
   upMs.cluster = Date.now() - started;
+  doors = { a: await openDoor('a'), b: await openDoor('b') };
   process.env['HOLDFAST_TEST_PATRONI_PASSWORD'] = patroni.api.password;
   process.env['HOLDFAST_TEST_PATRONI_WRONG'] = 'not-the-password';
   const made = await pairOn(member('a'), async () => member('b'), {}, { controller: declared() });
-  pair = made;
-  heldRunbooks = testDirectory('runbooks');
-  cpSync(made.context.runbookDirectory, heldRunbooks, { recursive: true });
-  const path = join(heldRunbooks, 'database-failover.yaml');
-  const text = readFileSync(path, 'utf8');
-  const held = text.replace('  - id: checkpoint\n', '  - id: hold\n    title: Hold\n    uses: operator.wait\n    narrative: Hold.\n    with: {duration: 4s}\n\n  - id: checkpoint\n');
+  const runbookDirectory = testDirectory('runbooks');
+  cpSync(made.context.runbookDirectory, runbookDirectory, { recursive: true });
+  // The shipped runbook with a wait while Patroni is paused and nothing else was changed.
+  const text = readFileSync(join(runbookDirectory, 'database-failover.yaml'), 'utf8').replace(/^name: .*/m, 'name: held-failover');
+  const held = text.replace('  - id: checkpoint\n', '  - id: hold\n    title: Hold\n    uses: operator.wait\n    narrative: Hold.\n    with: {duration: 2s}\n\n  - id: checkpoint\n');
   if (held === text) throw new Error('the shipped runbook has no step checkpoint any more');
-  writeFileSync(path, held);
+  writeFileSync(join(runbookDirectory, 'held-failover.yaml'), held);
+  pair = { ...made, context: { ...made.context, runbookDirectory } };
+  Object.assign(pair.context.config.services[pair.service]!.runbooks, { held: 'held-failover' });
   client = await connectTemporal(pair.context);
   worker = await runningWorker(pair.context);
   taskQueue = pair.context.config.temporal.taskQueue;
@@ -45,6 +57,10 @@ beforeAll(async () => {
 afterAll(async () => {
   await worker?.stop();
   await client?.connection.close();
+  for (const door of Object.values(doors ?? {})) {
+    door.server.closeAllConnections();
+    door.server.close();
+  }
   await processes?.end();
   pair?.context.close();
 });
@@ -54,7 +70,28 @@ function member(node: Node): PatroniCluster['members'][string] {
 }
 
 function declared(more: Record<string, unknown> = {}): Record<string, unknown> {
-  return { type: 'patroni', members: { a: { api: member('a').apiUrl }, b: { api: member('b').apiUrl } }, username: patroni.api.username, password: 'env:HOLDFAST_TEST_PATRONI_PASSWORD', wait: '30s', ...more };
+  return { type: 'patroni', members: { a: { api: doors.a.url }, b: { api: doors.b.url } }, username: patroni.api.username, password: 'env:HOLDFAST_TEST_PATRONI_PASSWORD', wait: '30s', ...more };
+}
+
+async function openDoor(node: Node): Promise<Door> {
+  const server = createServer((incoming, outgoing) => {
+    const forward = request(`${member(node).apiUrl}${incoming.url}`, { method: incoming.method, headers: incoming.headers, agent: false }, (answer) => {
+      const chunks: Buffer[] = [];
+      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
+      answer.on('end', () => {
+        void (incoming.method === 'PATCH' && carriedOut !== undefined ? carriedOut(body) : Promise.resolve()).then(() => outgoing.writeHead(answer.statusCode!, answer.headers).end(Buffer.concat(chunks)));
+      });
+    });
+    forward.on('error', () => outgoing.destroy());
+    let body = '';
+    incoming.on('data', (chunk: Buffer) => (body += chunk.toString()));
+    incoming.on('end', () => forward.end(body));
+  });
+  await new Promise<void>((resolve) => {
+    server.listen(0, '127.0.0.1', resolve);
+  });
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, server, port };
 }
 
 /** As an operator would, by Patroni's own interface. */
@@ -78,13 +115,6 @@ function controllerOf(value: Record<string, unknown> | undefined): void {
 
 function start(more: Record<string, unknown> = {}): Promise<WorkflowHandle> {
   return client.workflow.start('failover', { taskQueue, workflowId: `failover/${uniqueName('patroni')}`, args: [{ service: pair.service, mode: 'planned', reason: 'test', requestedBy: 'tester', ...more }] });
-}
-
-/** By a worker that reads the held runbook: it stands still once Patroni is paused. */
-async function startHeld(): Promise<WorkflowHandle> {
-  await worker.stop();
-  worker = await runningWorker({ ...pair.context, runbookDirectory: heldRunbooks });
-  return start();
 }
 
 async function run(more: Record<string, unknown> = {}): Promise<ExecutionResult> {
@@ -167,7 +197,7 @@ describe('a Patroni that cannot be paused stops the run before the first change'
   });
 
   it('one whose interface cannot be reached, on one node only, and in a rebuild too', async () => {
-    controllerOf(declared({ members: { a: { api: member('a').apiUrl }, b: { api: 'http://127.0.0.1:1' } } }));
+    controllerOf(declared({ members: { a: { api: doors.a.url }, b: { api: 'http://127.0.0.1:1' } } }));
     try {
       expect((await failureOf(await start())).failure).toMatch(/^refused before the first change: pause-controller: Patroni of b answers: expected GET .*, found .*cannot be reached/);
       await expect(client.workflow.execute('runbook', { taskQueue, workflowId: uniqueName('rebuild'), args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node: 'b' } }] })).rejects.toMatchObject({
@@ -182,7 +212,7 @@ describe('a Patroni that cannot be paused stops the run before the first change'
 
 describe('going back', () => {
   it('after a guard that fails late Patroni acts again', async () => {
-    const handle = await startHeld();
+    const handle = await start({ purpose: 'held' });
     await reaches(handle, 'pause-controller', 'done');
     expect(await patroniNow()).toMatchObject({ leader: 'a', paused: [true, true], configured: true, mark: { execution: handle.workflowId } });
     await queryOnce(member('b').connectionString(), 'select pg_wal_replay_pause()');
@@ -197,7 +227,7 @@ describe('going back', () => {
   });
 
   it('resumed by somebody else midway: the repeated guards find it, and writes were never refused', async () => {
-    const handle = await startHeld();
+    const handle = await start({ purpose: 'held' });
     await reaches(handle, 'pause-controller', 'done');
     await patch({ pause: null });
     const result = await failureOf(handle);
@@ -207,23 +237,31 @@ describe('going back', () => {
     await expectAsBefore();
   });
 
-  it('a worker killed after the pause, and one after the undo of it, before anybody heard: inspection finds both', async () => {
+  it('a worker killed after the pause and before it said so: inspection finds the pause, and it is ours to undo', async () => {
     await worker.stop();
-    const held = { configPath: pair.context.configPath, runbookDirectory: heldRunbooks };
-    const first = await mortalWorker(held, { at: 'controller.pause:apply' });
-    await first.go();
-    const handle = await start();
-    const second = await mortalWorker(held, { at: 'controller.pause:undo' });
-    expect(await first.ended).toBe('SIGKILL');
-    expect(await patroniNow()).toMatchObject({ configured: true, mark: { execution: handle.workflowId } });
-    await second.go();
-    // The killed one's activity is given up after 10 s without a heartbeat.
-    await expect.poll(async () => (await handle.query<Progress>('progress')).state?.steps.find((step) => step.id === 'pause-controller')?.summary, { timeout: 60_000, interval: 50 }).toMatch(/^its answer was lost; inspection shows that it happened: Patroni is paused/);
-    await handle.executeUpdate('abort', { args: [{ by: 'dan', reason: 'test' }] });
-    expect(await second.ended).toBe('SIGKILL');
-    worker = await runningWorker(pair.context);
-    const result = await failureOf(handle);
-    expect(stepOf(result, 'pause-controller')).toMatchObject({ outcome: 'undone', summary: expect.stringMatching(/^undone: Patroni acts/) });
+    const { child, exited } = startHoldfast(['worker', '--config', pair.context.configPath, '--runbooks', pair.context.runbookDirectory], { env: secretsOfTest() });
+    try {
+      const killed = new Promise<void>((resolve) => {
+        carriedOut = async (body) => {
+          if (!body.includes('"pause":true')) return;
+          carriedOut = undefined;
+          child.kill('SIGKILL');
+          await exited;
+          resolve();
+        };
+      });
+      const handle = await start();
+      await killed;
+      worker = await runningWorker(pair.context);
+      // Its activity is given up after 10 s without a heartbeat.
+      await expect.poll(async () => (await handle.query<Progress>('progress')).state?.steps.find((step) => step.id === 'pause-controller')?.summary, { timeout: 40_000, interval: 50 }).toMatch(/^its answer was lost; inspection shows that it happened: Patroni is paused/);
+      await handle.executeUpdate('abort', { args: [{ by: 'dan', reason: 'test' }] });
+      const result = await failureOf(handle);
+      expect(stepOf(result, 'pause-controller').outcome).toBe('undone');
+    } finally {
+      carriedOut = undefined;
+      child.kill('SIGKILL');
+    }
     await expectAsBefore();
   });
 });
@@ -235,18 +273,12 @@ describe('switching under Patroni', () => {
   });
   afterAll(() => writer.stop());
 
-  it('a planned failover pauses it, promotes, and resumes it, also past a worker killed right then; the old primary follows as its replica, and no write is lost', async () => {
+  it('a planned failover pauses it, promotes, and resumes it; the old primary follows as its replica, and no write is lost', async () => {
     await expect.poll(() => writer.acknowledged.length).toBeGreaterThan(100);
-    await worker.stop();
-    const mortal = await mortalWorker(pair.context, { at: 'controller.resume:apply' });
-    await mortal.go();
-    const handle = await start();
-    expect(await mortal.ended).toBe('SIGKILL');
-    worker = await runningWorker(pair.context);
-    const result = (await handle.result()) as ExecutionResult;
+    const result = await run();
     expect(stepOf(result, 'pause-controller')).toMatchObject({ outcome: 'changed', summary: expect.stringMatching(/paused: a, b/) });
     const resumed = stepOf(result, 'resume-controller');
-    expect(resumed).toMatchObject({ outcome: 'changed', summary: expect.stringMatching(/^its answer was lost; inspection shows that it happened: Patroni acts; b leads, and nothing moved/) });
+    expect(resumed).toMatchObject({ outcome: 'changed', summary: expect.stringMatching(/Patroni resumed with b as leader.*; a follows/) });
     expect(measured(result, 'acknowledged writes lost')).toBe(0);
     expect(await pair.pointsTo()).toBe('b');
     expect(await patroniNow()).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
