@@ -1,11 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { Context as ActivityContext } from '@temporalio/activity';
 import type { BackupResult } from '../src/model/api.ts';
-import { messageOf } from '../src/model/errors.ts';
+import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import { backupFolder } from '../src/model/manifest.ts';
 import { storeNameOf } from '../src/systems/backup-catalogue.ts';
 import { endSessions, orphanAgeMs, reapOrphans, runBackup, settleAttempt, type BackupProgress } from '../src/systems/backup-run.ts';
 import { datastoreOf, storeOf, type Context } from '../src/systems/context.ts';
+import { checkStanding } from '../src/systems/lock.ts';
 import { withActivityFailures } from './failure.ts';
 import { withHeartbeat } from './heartbeat.ts';
 
@@ -20,6 +21,8 @@ export interface BackupPlan {
   readonly timeoutMs: number;
   readonly store: string;
   readonly retention: boolean;
+  /** Of its hold on the datastore's lock; none: it is older than locks. */
+  readonly lockEpoch?: number;
 }
 
 const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
@@ -28,6 +31,17 @@ const ALPHABET = '0123456789abcdefghjkmnpqrstvwxyz';
 function attemptOf(context: Context, plan: BackupPlan, attempt: number): { id: string; location: string } {
   const id = attempt === 1 ? plan.baseId : `${plan.baseId}-${attempt}`;
   return { id, location: backupFolder(storeOf(context.config, plan.store).prefix, plan.datastore, plan.startedAtMs, id) };
+}
+
+/** What gave way to a recovery commits nothing: whoever reads the store later would take it for a backup that was let finish. */
+async function mayCommit(context: Context, datastore: string, epoch: number): Promise<void> {
+  const { client, info } = ActivityContext.current();
+  try {
+    await checkStanding({ client, environment: context.config.environment, datastore }, info.workflowExecution!, epoch);
+  } catch (error) {
+    if (error instanceof HoldfastError && error.code === 'stale-epoch') throw new HoldfastError('preempted', `not committed: ${error.message}`, { cause: error, next: 'back up again once the recovery has ended' });
+    throw error;
+  }
 }
 
 export function createBackupActivities(context: Context) {
@@ -70,7 +84,7 @@ export function createBackupActivities(context: Context) {
         return runBackup(
           context,
           { datastore: plan.datastore, id, location, reason: plan.reason, workflowId: workflowExecution?.workflowId ?? '', runId: workflowExecution?.runId ?? '' },
-          { signal, onProgress: report },
+          { signal, onProgress: report, ...(plan.lockEpoch === undefined ? {} : { mayCommit: () => mayCommit(context, plan.datastore, plan.lockEpoch!) }) },
         );
       });
     },

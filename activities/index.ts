@@ -3,6 +3,7 @@ import { createBackupActivities } from './backup.ts';
 import { createDrillActivities } from './drill.ts';
 import { createEvidenceActivities } from './evidence.ts';
 import { createImportedActivities } from './imported.ts';
+import { createLockActivities } from './lock.ts';
 import { createNotifyActivities } from './notify.ts';
 import { createPlanActivities } from './plan.ts';
 import { createReadinessActivities } from './readiness.ts';
@@ -17,6 +18,7 @@ export function createActivities(context: Context) {
     ...createDrillActivities(context),
     ...createEvidenceActivities(context),
     ...createImportedActivities(context),
+    ...createLockActivities(context),
     ...createNotifyActivities(context),
     ...createPlanActivities(context),
     ...createReadinessActivities(context),

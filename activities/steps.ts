@@ -5,7 +5,8 @@ import { HoldfastError } from '../src/model/errors.ts';
 import type { PhaseResult } from '../src/model/execution.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
 import type { Context } from '../src/systems/context.ts';
-import { redactValue } from '../src/systems/log.ts';
+import { checkStanding, checkUndo } from '../src/systems/lock.ts';
+import { redactValue, type Logger } from '../src/systems/log.ts';
 import { canarySteps } from './canary.ts';
 import { controllerSteps } from './controller.ts';
 import { toActivityFailure } from './failure.ts';
@@ -75,6 +76,7 @@ async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) 
   let details: unknown = activity.info.heartbeatDetails ?? null;
   const heartbeat = setInterval(() => activity.heartbeat(details), HEARTBEAT_MS);
   try {
+    await mayChange(context, call, log);
     const result = await run({
       context,
       call,
@@ -96,6 +98,31 @@ async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) 
     throw toActivityFailure(error);
   } finally {
     clearInterval(heartbeat);
+  }
+}
+
+/** Whoever changes a datastore holds its lock, and says so each time right before the change. */
+async function mayChange(context: Context, call: PhaseCall, log: Logger): Promise<void> {
+  const { datastore } = call.with;
+  if ((call.phase !== 'apply' && call.phase !== 'undo') || call.locks === undefined || typeof datastore !== 'string') return;
+  const place = { client: ActivityContext.current().client, environment: context.config.environment, datastore };
+  const epoch = Object.hasOwn(call.locks, datastore) ? call.locks[datastore] : undefined;
+  if (call.phase === 'undo') {
+    const unsure = epoch === undefined ? null : await checkUndo(place, call, epoch);
+    if (unsure !== null) log.warn({ why: unsure }, 'undone without the lock: nobody else holds it, or nobody answers');
+    return;
+  }
+  if (epoch === undefined) {
+    throw new HoldfastError('lock-missing', `step ${call.step} would change datastore ${datastore}, which this execution did not lock; it locked ${Object.keys(call.locks).join(', ')}`, {
+      next: 'name the datastore in the runbook or by a parameter: one that only comes up while it runs cannot be locked beforehand',
+    });
+  }
+  try {
+    await checkStanding(place, call, epoch);
+  } catch (error) {
+    // Asked and not answered is no reason to try the change: it ends here, as not begun.
+    if (error instanceof HoldfastError && error.code === 'lock-unanswered') throw new HoldfastError(error.code, `nothing was changed: ${error.message}`, { next: error.next!, cause: error });
+    throw error;
   }
 }
 

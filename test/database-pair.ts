@@ -73,6 +73,8 @@ export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresSe
         objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0 },
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
+        // Tests fail over and over; what a cooldown does is shown by those of the locks.
+        cooldown: '0s',
         parameters: { recentQuery: 'select max(id) as newest from orders' },
         // Most tests have no backups.
         gate: { planned: [] },

@@ -119,7 +119,8 @@ export async function testConfig(overrides: ConfigOverrides = {}, options: { run
   const document = merge(
     {
       version: 1,
-      environment: 'test',
+      // Locks are named after it: tests share one Temporal, and most call their datastore `shop`.
+      environment: uniqueName('test'),
       workDirectory: join(directory, 'work'),
       temporal: { address: temporal.address, namespace: temporal.namespace, taskQueue: uniqueName('queue') },
       aws: { region: aws.region, endpoint: aws.endpoint, credentials: { accessKeyId: 'env:HOLDFAST_TEST_AWS_KEY', secretAccessKey: 'env:HOLDFAST_TEST_AWS_SECRET' } },

@@ -1,5 +1,6 @@
 import {
   ActivityCancellationType,
+  ApplicationFailure,
   CancellationScope,
   isCancellation,
   log,
@@ -13,6 +14,7 @@ import { defineSearchAttributeKey } from '@temporalio/common';
 import type { createBackupActivities } from '../activities/backup.ts';
 import { backupInputSchema, SEARCH_ATTRIBUTES, WORKFLOW_IDS, type BackupInput, type BackupResult, type Notice } from '../src/model/api.ts';
 import { formatBytes, formatDuration } from '../src/model/units.ts';
+import { holdShared, type Held } from './hold.ts';
 import { causeText, parseInput } from './input.ts';
 
 type BackupActivities = ReturnType<typeof createBackupActivities>;
@@ -38,9 +40,12 @@ export async function backup(input: BackupInput): Promise<BackupResult> {
   const { datastore, reason } = parseInput('backup', backupInputSchema, input);
   setOutcome('running', datastore);
   let plan: Awaited<ReturnType<BackupActivities['planBackup']>> | undefined;
+  let held: Held | null = null;
+  let preempted: ApplicationFailure | undefined;
   let result: BackupResult;
   try {
     plan = await quick.planBackup({ datastore, reason });
+    held = await holdShared(datastore, 'backup', reason);
     const { runBackup } = proxyActivities<BackupActivities>({
       startToCloseTimeout: plan.timeoutMs,
       scheduleToCloseTimeout: plan.timeoutMs * 2,
@@ -48,21 +53,25 @@ export async function backup(input: BackupInput): Promise<BackupResult> {
       retry: RETRY,
       cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
     });
-    result = await runBackup(plan);
+    result = await runBackup(held === null ? plan : { ...plan, lockEpoch: held.epoch });
+    await held?.release();
   } catch (error) {
     const failed = plan;
     const adopted = await CancellationScope.nonCancellable(async () => {
       const settled = failed === undefined ? null : await settling.settleBackup({ plan: failed, attempts: ATTEMPTS }).catch((inner: unknown) => causeText(inner));
       const committed = settled !== null && typeof settled !== 'string' ? settled : undefined;
+      const taken = (await held?.release())?.find((answer) => answer.superseded !== null)?.superseded;
       const cancelled = isCancellation(error);
+      // It was cancelled by the lock, not by a person.
+      if (taken != null) preempted = ApplicationFailure.nonRetryable(`pre-empted by ${taken.by}: a recovery does not wait for a backup`, 'preempted');
       if (committed === undefined || cancelled) {
-        setOutcome(cancelled ? 'cancelled' : 'failed');
-        await tell(failureNotice(datastore, failed?.environment, cancelled, error, committed, typeof settled === 'string' ? settled : undefined));
+        setOutcome(preempted !== undefined ? 'pre-empted' : cancelled ? 'cancelled' : 'failed');
+        await tell(failureNotice(datastore, failed?.environment, cancelled && preempted === undefined, preempted ?? error, committed, typeof settled === 'string' ? settled : undefined));
         return undefined;
       }
       return committed;
     });
-    if (adopted === undefined) throw error;
+    if (adopted === undefined) throw preempted ?? error;
     result = adopted;
   }
   setOutcome('succeeded');

@@ -11,6 +11,7 @@ import { checksOf, factsOf, marksOf, measureFailover, timelineOf } from '../src/
 import { GATE_RULES, gate } from '../src/model/readiness.ts';
 import type { Override } from '../src/model/rules.ts';
 import { formatDuration } from '../src/model/units.ts';
+import { holdForPlan, lookAtLocks } from './hold.ts';
 import { classify, createExecution } from './interpreter.ts';
 import { parseInput } from './input.ts';
 
@@ -104,16 +105,22 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   });
   const plan = await resolvePlan(request);
   upsertSearchAttributes({ [SEARCH_ATTRIBUTES.runbook]: [plan.runbook], [SEARCH_ATTRIBUTES.environment]: [plan.environment] });
-  execution.setPlan(plan, { epoch: startedAtMs, ...who });
-  const clock = new CancellationScope({ cancellable: true });
-  if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && !rebuildsFirst(plan) && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
   const gated = request.type === 'failover' && !who.dryRun && patched('start-gate') ? CancellationScope.nonCancellable(() => startGate(plan, who)) : null;
   // What stops nothing is asked beside the run: nobody waits for a store at three in the morning.
   const refusal = gated === null || (plan.gate ?? []).length === 0 ? null : (await gated).refusal;
+  // A dry run takes no lock: it only says what it would meet.
+  const held = who.dryRun || refusal !== null ? null : await holdForPlan(plan, who);
+  const met = held?.checks ?? (who.dryRun ? await lookAtLocks(plan) : []);
+  execution.setPlan(plan, { epoch: held?.epoch ?? startedAtMs, ...who, ...(held === null ? {} : { locks: held.locks }) });
+  const clock = new CancellationScope({ cancellable: true });
+  if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && !rebuildsFirst(plan) && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
   const state: ExecutionState = refusal === null ? await execution.run() : { ...startExecution(plan, { epoch: startedAtMs, ...who }), status: 'finished', final: 'denied', failure: refusal };
   clock.cancel();
-  // Whatever happens to the execution now, its end is recorded and told.
-  return CancellationScope.nonCancellable(async () => conclude(plan, state, startedAtMs, who, gated === null ? [] : (await gated).checks, request.document));
+  // Whatever happens to the execution now, its end is recorded and told. Nothing of it acts on a datastore any more.
+  return CancellationScope.nonCancellable(async () => {
+    await held?.release(state.pastPointOfNoReturn ? { service: plan.service } : undefined);
+    return conclude(plan, state, startedAtMs, who, [...met, ...(gated === null ? [] : (await gated).checks)], request.document);
+  });
 }
 
 /** The proofs a failover counts on if it goes wrong: backups, drills, rehearsal. Never throws: what cannot be asked is no proof. */

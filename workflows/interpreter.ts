@@ -73,6 +73,8 @@ export interface ExecutionStart {
   readonly reason: string;
   readonly dryRun: boolean;
   readonly overrides?: readonly Override[];
+  /** What it holds. */
+  readonly locks?: PhaseCall['locks'];
 }
 
 /** What a nested run gives back; the result of the workflow types failover and runbook. */
@@ -100,6 +102,7 @@ export interface Execution {
 export function createExecution(tell: (notice: Notice) => void = () => {}): Execution {
   let plan: Plan | null = null;
   let state: ExecutionState | null = null;
+  let locks: PhaseCall['locks'];
   /** Grows with every event: what waits looks again. */
   let version = 0;
   let waitingFor: string | null = 'the plan';
@@ -172,6 +175,7 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       workflowId: info.workflowId,
       runId: info.runId,
       epoch: state!.epoch,
+      ...(locks === undefined ? {} : { locks }),
       key: `${info.workflowId}/${planned.id}/${state!.epoch}`,
       before: state!.steps[step]!.before,
       facts: state!.facts[planned.id] ?? {},
@@ -440,6 +444,7 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
     setPlan(newPlan, start) {
       plan = newPlan;
       started = start;
+      locks = start.locks;
       state = startExecution(newPlan, start);
     },
     run() {

@@ -21,6 +21,7 @@ import { judge, type FactInput, type Measurement, type TimelineEntry } from '../
 import { measurementRow } from '../src/model/evidence-report.ts';
 import { startExecution, type ExecutionState, type OperatorRequest, type Outcome, type Plan, type Progress, type StepState } from '../src/model/execution.ts';
 import { describeProof, type Proof } from '../src/model/proof.ts';
+import { holdShared, type Held } from './hold.ts';
 import { causeText, parseInput } from './input.ts';
 
 const ATTEMPTS = 3;
@@ -100,6 +101,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   let cancelled: unknown;
   let aborted: OperatorRequest | undefined;
   let settled = false;
+  const lock: { held: Held | null } = { held: null };
   const work = new CancellationScope();
   setHandler(
     abortUpdate,
@@ -130,6 +132,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
         found.proof = unreadable(subject.backup.damaged);
         message = `the backup is damaged: ${subject.backup.damaged}`;
       } else {
+        lock.held = await holdShared(request.datastore, 'restore drill', request.requestedBy);
         ({ outcome, message } = await drillOnHost(subject, callOf(subject, workflowId, runId), found, record));
       }
     });
@@ -147,12 +150,17 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   settled = true;
   return CancellationScope.nonCancellable(async () => {
     const destroyed = await destroyTarget(subject, record);
+    const taken = (await lock.held?.release())?.find((answer) => answer.superseded !== null)?.superseded;
+    if (taken != null && cancelled !== undefined) {
+      message = `the drill was pre-empted by ${taken.by}: a recovery does not wait for a drill`;
+      cancelled = ApplicationFailure.nonRetryable(message, 'preempted');
+    }
     await conclude(subject, workflowId, runId, cancelled === undefined ? outcome : 'failed', message, record);
     const measurements = measure(subject, found, outcome, startedAtMs, message);
     const missed = measurements.filter((measurement) => judge(measurement) === 'MISSED').map((measurement) => measurement.name);
     if (outcome === 'verified' && missed.length > 0) message = `${message}; but the objective was MISSED: ${missed.join(', ')}`;
     if (!destroyed) message = `${message}; the target could not be destroyed: the sweep of the next worker on that host will`;
-    const finalOutcome = cancelled !== undefined ? 'cancelled' : aborted !== undefined && outcome === 'failed' ? 'aborted' : outcome;
+    const finalOutcome = cancelled instanceof ApplicationFailure ? 'pre-empted' : cancelled !== undefined ? 'cancelled' : aborted !== undefined && outcome === 'failed' ? 'aborted' : outcome;
     let evidenceProblem = false;
     const evidence = await writeEvidence();
     setOutcome(finalOutcome === 'verified' && missed.length > 0 ? 'objective-missed' : finalOutcome);

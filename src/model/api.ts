@@ -152,6 +152,8 @@ export const WORKFLOW_IDS = {
   runbook: (name: string, time: string) => `runbook/${name}/${time}`,
   readiness: (service: string) => `readiness/${service}`,
   imported: (subject: string, time: string) => `imported/${subject}/${time}`,
+  /** Not started by people: the lock of a datastore (src/model/lock.ts). */
+  lock: (environment: string, datastore: string) => `lock/${environment}/${datastore}`,
 } as const;
 
 /** What is told to people. Sent by the activity `notify`; a failure to send is logged, never thrown. */

@@ -209,6 +209,7 @@ export const serviceSchema = z.strictObject({
   runbooks: z.record(name, z.string()).default({}).meta({ description: 'Which runbook serves which purpose: failover, failback, ...' }),
   parameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])).default({}).meta({ description: "Values for the runbooks' parameters." }),
   checks: z.array(sqlCheckSchema).default([]).meta({ description: 'Asked of every restore.' }),
+  cooldown: durationMs.prefault('1h').meta({ description: 'After a failover the next one is refused for so long, unless somebody has acknowledged the first (holdfast acknowledge). 0s: never.' }),
   approval: z
     .strictObject({
       planned: z.int().min(0).default(0).meta({ description: 'For a planned failover.' }),

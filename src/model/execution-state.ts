@@ -250,6 +250,8 @@ export interface ApprovalNeeded {
 
 /** Code of an error by which an apply says that it ended before its first effect. */
 export const NOT_BEGUN = 'not-begun';
+/** Codes that say the same: the lock was asked before the change, and did not let it begin. */
+export const NEVER_BEGUN: ReadonlySet<string> = new Set([NOT_BEGUN, 'stale-epoch', 'lock-unanswered', 'lock-missing']);
 
 export function startExecution(plan: Plan, start: { epoch: number; requestedBy: string; dryRun: boolean; overrides?: readonly Override[] }): ExecutionState {
   return {

@@ -6,7 +6,7 @@ import type { CheckResult } from './api.ts';
 import type { Phase, StepKind } from './catalogue.ts';
 import { operate } from './execution-operator.ts';
 import {
-  describeCheck, isIncluded, kindOf, mayBePromoted, NOT_BEGUN, taintsOf, update,
+  describeCheck, isIncluded, kindOf, mayBePromoted, NEVER_BEGUN, taintsOf, update,
   type ExecutionState, type OperatorAction, type OperatorRequest, type Outcome, type PhaseResult, type Plan, type StepState,
 } from './execution-state.ts';
 import { done, giveUp, goBack, recordEffect } from './execution-transitions.ts';
@@ -233,7 +233,7 @@ function phaseFailed(state: ExecutionState, event: Extract<ExecutionEvent, { typ
     const next = recordEffect(state, index, 'apply', { before: step.before, after: null, atMs, outcome });
     // It goes back already: undo looks for itself, and waits for nobody.
     if (state.status === 'undoing' || state.switching) return update(next, index, (item) => ({ ...item, outcome, error }));
-    if (event.code === NOT_BEGUN && how === 'failed' && !state.ledger.some((entry) => entry.step === step.id && entry.phase === 'apply')) {
+    if (event.code !== undefined && NEVER_BEGUN.has(event.code) && how === 'failed' && !state.ledger.some((entry) => entry.step === step.id && entry.phase === 'apply')) {
       // Its own word that it never asked for it, and no earlier try, which may still land whatever it answered: nothing can still take effect.
       return giveUp(update(next, index, (item) => ({ ...item, applied: false, phase: null, outcome: 'failed' })), index, error, atMs);
     }

@@ -16,6 +16,8 @@ export interface PhaseCall {
   readonly runId: string;
   /** Grows with every execution; a fence carries it. */
   readonly epoch: number;
+  /** Locks that the execution took, by datastore, each with the epoch it was given; none: it is older than locks, or changes nothing. */
+  readonly locks?: Readonly<Record<string, number>>;
   /** Idempotency key `workflowId/stepId/epoch`. */
   readonly key: string;
   /** What inspection found before apply. */

@@ -44,6 +44,8 @@ export interface BackupProgress {
 export interface BackupOptions {
   readonly signal: AbortSignal;
   readonly onProgress?: (progress: BackupProgress) => void;
+  /** Asked last of all; throws when this backup must not be committed any more. */
+  readonly mayCommit?: () => Promise<void>;
 }
 
 /**
@@ -165,7 +167,7 @@ export async function runBackup(context: Context, request: BackupRequest, option
       } satisfies PostgresFingerprint,
       commands: plainCommands(store, request.location, objects, target.database, isComplete(selection)),
     } satisfies Manifest);
-    await commit(store, request, manifest, objects, written, { ...put, signal: options.signal });
+    await commit(store, request, manifest, objects, written, { ...put, signal: options.signal }, options.mayCommit);
     return resultOf(manifest, request.location, dumpMs);
   } catch (error) {
     stop.abort();
@@ -366,7 +368,7 @@ function plainCommands(store: Store, location: string, objects: readonly ObjectE
   ];
 }
 
-async function commit(store: Store, request: BackupRequest, manifest: Manifest, objects: readonly ObjectEntry[], written: string[], put: PutOptions): Promise<void> {
+async function commit(store: Store, request: BackupRequest, manifest: Manifest, objects: readonly ObjectEntry[], written: string[], put: PutOptions, mayCommit: () => Promise<void> = () => Promise.resolve()): Promise<void> {
   const text = `${JSON.stringify(manifest, null, 1)}\n`;
   written.push(request.location + MANIFEST);
   await store.put(request.location + MANIFEST, text, { ...put, contentType: 'application/json' });
@@ -378,6 +380,7 @@ async function commit(store: Store, request: BackupRequest, manifest: Manifest, 
   }
   const manifestSha256 = createHash('sha256').update(text).digest('hex');
   const body = `${JSON.stringify({ format: 1, id: manifest.id, manifestSha256, committedAt: new Date().toISOString() })}\n`;
+  await mayCommit();
   put.signal?.throwIfAborted();
   written.push(request.location + COMMIT);
   try {

@@ -29,6 +29,7 @@ beforeAll(async () => {
         objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0, backupAge: '1h' },
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
+        cooldown: '0s',
         // The application's rollout fails until somebody has put the flag there.
         parameters: { recentQuery: 'select max(id) as newest from orders', rolloutCommand: ['test', '-e', flag] },
       },

@@ -28,6 +28,7 @@ beforeAll(async () => {
         objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0, backupAge: '1h' },
         datastores: ['shop'],
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
+        cooldown: '0s',
         approval: { planned: 2, forced: 0, expires: '10m' },
         checks: [{ name: 'orders are there', sql: 'select count(*) from orders', expect: { atLeast: 1 } }],
       },
