@@ -5,6 +5,7 @@ import { lockChecks, startLock, type LockRequest, type Refused, type Released, t
 import { serviceOf, type Context } from '../src/systems/context.ts';
 import { acquireLock, lookAtRuns, readLock, releaseLock, type LockPlace } from '../src/systems/lock.ts';
 import { withActivityFailures } from './failure.ts';
+import { withHeartbeat } from './heartbeat.ts';
 
 export type LockWish = Omit<LockRequest, 'workflowId' | 'runId' | 'floor'> & {
   readonly datastores: readonly string[];
@@ -35,7 +36,7 @@ export function createLockActivities(context: Context) {
 
   return withActivityFailures({
     /** All or none, one after another in the given order; under one epoch. */
-    async acquireLocks(wish: LockWish): Promise<LocksTaken> {
+    acquireLocks: (wish: LockWish): Promise<LocksTaken> => withHeartbeat(null, async () => {
       const { taskQueue } = ActivityContext.current().info;
       const { datastores, round, ...rest } = wish;
       const run = ownRun();
@@ -60,7 +61,7 @@ export function createLockActivities(context: Context) {
         locks[datastore] = raised.epoch;
       }
       return { granted: true, epoch: epoch!, locks, checks };
-    },
+    }),
 
     async releaseLocks(end: LockEnd): Promise<Released[]> {
       const service = end.promoted?.service ?? null;

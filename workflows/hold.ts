@@ -11,6 +11,7 @@ type LockActivities = ReturnType<typeof createLockActivities>;
 const { acquireLocks, checkLocks } = proxyActivities<Pick<LockActivities, 'acquireLocks' | 'checkLocks'>>({
   startToCloseTimeout: '1 minute',
   scheduleToCloseTimeout: '3 minutes',
+  heartbeatTimeout: '10 seconds',
   retry: { initialInterval: 200, maximumInterval: '5 seconds' },
 });
 /** What was held is not freed by time: it is tried for long. */

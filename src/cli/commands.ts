@@ -46,6 +46,10 @@ export const COMMANDS: readonly CommandEntry[] = [
   { group: 'Operate a running execution', name: 'override', summary: 'break one named rule on purpose, for a step that waits because of it', load: () => operator('override') },
   { group: 'Operate a running execution', name: 'abort', summary: 'stop and undo; refused after the point of no return', load: () => operator('abort') },
 
+  { group: 'Locks', name: 'locks', summary: 'who holds which datastore, since when, and what cools down', load: () => import('./commands/locks.ts') },
+  { group: 'Locks', name: 'lock', summary: 'free a lock whose holder ended without releasing it', load: () => import('./commands/lock.ts') },
+  { group: 'Locks', name: 'acknowledge', summary: 'say that a failover was understood, so that the next one may begin', load: () => import('./commands/acknowledge.ts') },
+
   { group: 'Look back', name: 'audit', summary: 'what ran, who asked, who decided, how it ended: from workflow history', load: () => import('./commands/audit.ts') },
   { group: 'Look back', name: 'evidence', summary: 'list and verify signed evidence, without a network', load: () => import('./commands/evidence.ts') },
 ];

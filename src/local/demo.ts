@@ -11,6 +11,7 @@ import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes, formatDuration } from '../model/units.ts';
 import { verifyEvidenceFolder } from '../systems/evidence-folder.ts';
 import { trustOnly } from '../systems/evidence-keys.ts';
+import { tellLock } from '../systems/lock.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { formatFigures, reasonsToFail, type Figure } from './demo-report.ts';
 import { DATABASE, RECORD, startEnvironment, type LocalEnvironment } from './environment.ts';
@@ -91,6 +92,7 @@ async function chain(environment: LocalEnvironment, writer: Writer, figures: Fig
   if (failback?.document == null) throw new HoldfastError('demo-failback', `the failover generated no way back: ${failback?.reason ?? 'no reason given'}`);
   await switchOver(environment, writer, figures, evidence, 'planned failback', 'b', 'a', { purpose: 'failback', document: failback.document });
   await rebuild(environment, 'b');
+  await step('acknowledge', () => acknowledge(environment), (text) => text);
   await forcedFailover(environment, writer, figures, evidence);
   await rebuild(environment, 'a');
 }
@@ -175,6 +177,11 @@ async function startOldPrimary(environment: LocalEnvironment): Promise<string[]>
   return refusals;
 }
 
+/** Without it the next failover would be refused for an hour: somebody has to have understood the last one. */
+function acknowledge({ client, context }: LocalEnvironment): Promise<string> {
+  return tellLock({ client, environment: context.config.environment, datastore: 'shop' }, 'acknowledge', { by: 'demo', reason: 'there and back was planned' });
+}
+
 async function rebuild(environment: LocalEnvironment, node: NodeName): Promise<void> {
   await step(
     `rebuild ${node}`,
@@ -252,7 +259,8 @@ Everything is left running; Ctrl-C ends it all and removes ${environment.directo
   evidence        ${environment.evidenceDirectory}
 
 Try next, in another terminal, from this folder:
-  A planned failover by Temporal's own command line:
+  A planned failover by Temporal's own command line, once the last one is acknowledged:
+    ${holdfast} acknowledge ${SERVICE} --reason "trying it"
     ${findTool('temporal')} workflow start --fail-existing --address ${temporal.address} --task-queue ${context.config.temporal.taskQueue} --type failover --workflow-id failover/${SERVICE} --input '${input}'
   Watch it, and every other execution:
     ${holdfast} status ${SERVICE}
