@@ -118,7 +118,9 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told. Nothing of it acts on a datastore any more.
   return CancellationScope.nonCancellable(async () => {
-    await held?.release(state.pastPointOfNoReturn ? { service: plan.service } : undefined);
+    // A nested run that promoted says so itself, to the lock of what it promoted.
+    const promoted = state.pastPointOfNoReturn && plan.steps.some((step) => step.uses === 'postgres.promote');
+    await held?.release(promoted ? { service: plan.service } : undefined);
     return conclude(plan, state, startedAtMs, who, [...met, ...(gated === null ? [] : (await gated).checks)], request.document);
   });
 }

@@ -254,7 +254,7 @@ export function cooldownCheck(state: LockState, nowMs: number, within: Hold | nu
   if (cooldown === null) return { name, ok: true, rule: 'cooldown', expected, found: 'none' };
   const since = `${cooldown.workflowId} promoted a node and ended at ${iso(cooldown.startedAtMs)}`;
   // One runbook that promotes twice was meant to.
-  if (within !== null && cooldown.startedAtMs >= within.sinceMs) return { name, ok: true, rule: 'cooldown', expected, found: `${since}, within the same run` };
+  if (within !== null && cooldown.startedAtMs > within.sinceMs) return { name, ok: true, rule: 'cooldown', expected, found: `${since}, within the same run` };
   if (nowMs >= cooldown.untilMs) return { name, ok: true, rule: 'cooldown', expected, found: `${since}; passed at ${iso(cooldown.untilMs)}` };
   if (cooldown.acknowledged !== null) return { name, ok: true, rule: 'cooldown', expected, found: `${since}; acknowledged by ${cooldown.acknowledged.by}: ${cooldown.acknowledged.reason}` };
   return {

@@ -7,7 +7,7 @@ import { WorkflowFailedError, type Client, type WorkflowHandle } from '@temporal
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { Progress } from '../../src/model/execution.ts';
-import type { WorkflowType } from '../../src/model/api.ts';
+import { WORKFLOW_IDS, type WorkflowType } from '../../src/model/api.ts';
 import { retentionSchema } from '../../src/model/config-schema.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { approve, connectTemporal, queryOnce, runningWorker, suite, testDirectory } from '../support.ts';
@@ -189,6 +189,10 @@ it('what was done by hand, recorded afterwards', async () => {
   const handle = await start('imported', 'by-hand', { results, importedBy: 'ann' });
   expect(await handle.result()).toMatchObject({ service: 'orders', confirmed: false });
   await save(handle, 'imported.by-hand');
+});
+
+it('the lock that all of them took', async () => {
+  await save(client.workflow.getHandle(WORKFLOW_IDS.lock(pair.context.config.environment, 'shop')), 'resourceLock.held');
 });
 
 it('all are there', () => {

@@ -267,8 +267,8 @@ describe('promotion', () => {
     expect(run.next()).toEqual({ type: 'finish', outcome: 'succeeded' });
   });
 
-  it('that says it never began goes back; after an earlier try, which may still land, it parks', () => {
-    const never = { type: 'phaseFailed', phase: 'apply', how: 'failed', error: 'the primary lets writes in', code: NOT_BEGUN } as const;
+  it.each([NOT_BEGUN, 'stale-epoch', 'lock-unanswered', 'lock-missing'])('that says it never began (%s) goes back; after an earlier try, which may still land, it parks', (code) => {
+    const never = { type: 'phaseFailed', phase: 'apply', how: 'failed', error: 'the primary lets writes in', code } as const;
     const run = new Run(small()).until('promote:apply');
     run.send({ ...never, step: run.begin().step }).until();
     expect(run.next()).toEqual({ type: 'finish', outcome: 'failed' });

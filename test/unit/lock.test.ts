@@ -325,6 +325,22 @@ describe('cooldown', () => {
     expect(lock.acknowledge()).toMatchObject({ ok: false });
   });
 
+  test('counts for nested runs too, unless the run that they are nested in promoted itself: that one was meant to', () => {
+    const lock = cooled();
+    lock.take('rehearsal');
+    const child = { ...failover, ancestors: [run('rehearsal')] };
+    expect(lock.refused('there', child).code).toBe('cooldown');
+    expect(lockChecks(lock.state, true, lock.now, [run('rehearsal')]).map((check) => check.ok)).toEqual([true, false]);
+    lock.acknowledge();
+    lock.wait(1000);
+    expect(lock.take('there-again', child).nested).toBe(true);
+    lock.release('there-again', promoted);
+    expect(lock.take('and-back', child).nested).toBe(true);
+    lock.release('and-back', promoted);
+    lock.release('rehearsal');
+    expect(lock.acquire('failover/later', failover).granted).toBe(false);
+  });
+
   test('refuses before anything gives way', () => {
     const lock = cooled();
     const backup = lock.take('backup/shop', { mode: 'shared' });
@@ -338,6 +354,7 @@ describe('cooldown', () => {
     expect(lockChecks(lock.state, false, lock.now).map((check) => check.ok)).toEqual([true]);
     lock.take('failback');
     expect(lockChecks(lock.state, false, lock.now)[0]).toMatchObject({ ok: false, found: expect.stringContaining('failback') });
+    expect(lockChecks(lock.state, false, lock.now, [run('failback')])[0]).toMatchObject({ ok: true, found: 'held by failback, which it is nested in' });
   });
 });
 
