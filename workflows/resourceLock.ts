@@ -94,7 +94,9 @@ export async function resourceLock(input: ResourceLockInput): Promise<never> {
   async function look(): Promise<void> {
     lookNow = false;
     try {
-      const { state: next, orphans } = lock.looked(state, await lookAtRuns(lock.toLookAt(state)), Date.now());
+      const seen = await lookAtRuns(lock.toLookAt(state));
+      // Updates were answered meanwhile: the state of before the look would undo them.
+      const { state: next, orphans } = lock.looked(state, seen, Date.now());
       change(next);
       for (const text of orphans) await notify({ level: 'attention', title: `The lock of ${state.datastore} is orphaned`, text, fields: { datastore: state.datastore, lock: workflowInfo().workflowId } });
     } catch (error) {

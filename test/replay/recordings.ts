@@ -192,7 +192,9 @@ it('what was done by hand, recorded afterwards', async () => {
 });
 
 it('the lock that all of them took', async () => {
-  await save(client.workflow.getHandle(WORKFLOW_IDS.lock(pair.context.config.environment, 'shop')), 'resourceLock.held');
+  const handle = client.workflow.getHandle(WORKFLOW_IDS.lock(pair.context.config.environment, 'shop'));
+  expect((await handle.describe()).status.name).toBe('RUNNING');
+  await save(handle, 'resourceLock.held');
 });
 
 it('all are there', () => {

@@ -357,6 +357,19 @@ describe('the workflow of the lock', () => {
     await free();
   }, 120_000);
 
+  it('looks at its holders without forgetting what it is told meanwhile', async () => {
+    for (let round = 0; round < 3; round += 1) {
+      const holder = stranger('holder');
+      expect(await acquireLock(place, taskQueue, wish(holder), '1')).toMatchObject({ granted: true });
+      // It looks when it refuses somebody, but not twice within two seconds.
+      await new Promise((resolve) => setTimeout(resolve, 2100));
+      expect(await acquireLock(place, taskQueue, wish(stranger('second')), '1')).toMatchObject({ granted: false });
+      await releaseLock(place, { ...holder, promoted: null, epoch: null });
+      await expect.poll(async () => (await lockNow()).lookedAtMs ?? 0, { timeout: 10_000, interval: 20 }).toBeGreaterThan(Date.now() - 2000);
+      await free();
+    }
+  }, 60_000);
+
   it('ended by somebody: whoever held it changes nothing any more, and the next one starts it anew with a higher epoch', async () => {
     const first = await waiting(await failover('orders', { wait: true }));
     const { epoch } = (await lockNow()).exclusive!;
