@@ -198,5 +198,5 @@ it('the lock that all of them took', async () => {
 });
 
 it('all are there', () => {
-  expect(readdirSync(HISTORIES)).toHaveLength(13);
+  expect(readdirSync(HISTORIES)).toHaveLength(14);
 });
