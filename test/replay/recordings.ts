@@ -182,7 +182,7 @@ it('what was done by hand, recorded afterwards', async () => {
   const at = new Date(Date.now() - 60_000).toISOString();
   const step = (id: string, uses: string): object => ({ id, uses, outcome: 'done', by: 'ann', at, output: '' });
   const results = {
-    format: 1, service: 'orders', runbook: 'database-failover', kind: 'failover', mode: 'planned', environment: 'test', parameters: { datastore: 'shop' }, planHash: 'of another day', madeAt: at,
+    format: 1, service: 'orders', runbook: 'database-failover', kind: 'failover', mode: 'planned', environment: pair.context.config.environment, parameters: { datastore: 'shop' }, planHash: 'of another day', madeAt: at,
     primary: 'b', candidate: 'a', by: 'ann', reason: 'recorded for replay', startedAt: at, finishedAt: at, lastGoodWriteAt: '', firstGoodWriteAt: '', lostTransactions: null,
     steps: [step('read-only', 'postgres.readOnly'), step('promote', 'postgres.promote'), step('swap-secret', 'secret.swap')],
   };
