@@ -19,7 +19,7 @@ const OLDEST_NODE = [22, 18];
 /** What each command needs, and the file that Node 24 runs for it. */
 const COMMANDS = {
   demo: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto'], script: 'src/local/demo.ts', first: [] },
-  test: { needs: ['node', 'packages', 'system', 'controllers', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
+  test: { needs: ['node', 'packages', 'system', 'controllers', 'temporal', 'versitygw', 'moto', 'aws', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
   'test:fault': { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['fault'] },
   bench: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-bench.ts', first: [] },
   holdfast: { needs: ['node', 'packages'], script: 'src/cli/main.ts', first: [] },
@@ -38,6 +38,7 @@ const STEPS = {
   versitygw: { lane: 'go', what: `S3 server VersityGW ${VERSIONS.versitygw} (compiled by go install)`, seconds: 60, ready: () => tool('versitygw', 'versitygw', 'versitygw'), install: installVersity },
   toxiproxy: { lane: 'go', what: `Toxiproxy ${VERSIONS.toxiproxy} (compiled by go install)`, seconds: 15, ready: () => tool('toxiproxy', 'toxiproxy-server', 'toxiproxy-server'), install: installToxiproxy },
   moto: { lane: 'python', what: `AWS emulator moto ${VERSIONS.moto} (Python virtual environment)`, seconds: 30, ready: () => tool('moto', 'moto_server', join('bin', 'moto_server')), install: installMoto },
+  aws: { lane: 'python', what: `AWS command line ${VERSIONS.aws} (Python virtual environment)`, seconds: 15, ready: () => tool('aws', 'aws', join('bin', 'aws')), install: installAws },
 };
 
 /** An error whose text is all that the user needs. */
@@ -111,7 +112,7 @@ async function lane(names) {
 
 /** moto waits for Debian's Python where that is missing too. */
 function laneOf(name) {
-  return name === 'moto' && missingSystemPackages().some((entry) => entry.startsWith('python3')) ? 'system' : STEPS[name].lane;
+  return (name === 'moto' || name === 'aws') && missingSystemPackages().some((entry) => entry.startsWith('python3')) ? 'system' : STEPS[name].lane;
 }
 
 function missing(needs) {
@@ -323,6 +324,14 @@ async function installMoto() {
   writeFileSync(join(folder, 'complete'), '');
 }
 
+async function installAws() {
+  const folder = join(CACHE, `aws-${VERSIONS.aws}`);
+  rmSync(folder, { recursive: true, force: true });
+  await run('aws', ['python3', '-m', 'venv', folder]);
+  await run('aws', [join(folder, 'bin', 'python'), '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `awscli==${VERSIONS.aws}`]);
+  writeFileSync(join(folder, 'complete'), '');
+}
+
 /** Installed into a folder of another name and renamed when complete, so that an interrupted installation is never taken for one. */
 async function intoCache(name, install) {
   const final = join(CACHE, `${name}-${VERSIONS[name]}`);
@@ -344,7 +353,7 @@ function removeLeftovers() {
 /** On PATH, or complete in the cache. tools.ts looks in the same places. */
 function tool(name, onPath, inCache) {
   const folder = join(CACHE, `${name}-${VERSIONS[name]}`);
-  if (executable(join(folder, inCache)) && (name !== 'moto' || existsSync(join(folder, 'complete')))) return true;
+  if (executable(join(folder, inCache)) && ((name !== 'moto' && name !== 'aws') || existsSync(join(folder, 'complete')))) return true;
   // Another moto would bring other gaps of the emulated services.
   return name !== 'moto' && which(onPath) !== undefined;
 }

@@ -5,7 +5,7 @@ import { HoldfastError } from '../model/errors.ts';
 import versions from './tools.json' with { type: 'json' };
 
 /** Programs of the local stack. `postgres` is the server; its folder holds the client tools of the same version. */
-export type ToolName = 'temporal' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres' | 'patroni' | 'etcd';
+export type ToolName = 'temporal' | 'aws' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres' | 'patroni' | 'etcd';
 
 /** Programs that only Debian's packages bring. */
 const SYSTEM_TOOLS = { patroni: 'patroni', etcd: 'etcd-server' } as const;
@@ -23,12 +23,14 @@ const IN_CACHE: Readonly<Record<CachedTool, string>> = {
   versitygw: join(`versitygw-${versions.versitygw}`, 'versitygw'),
   toxiproxy: join(`toxiproxy-${versions.toxiproxy}`, 'toxiproxy-server'),
   moto_server: join(`moto-${versions.moto}`, 'bin', 'moto_server'),
+  aws: join(`aws-${versions.aws}`, 'bin', 'aws'),
 };
 const ON_PATH: Readonly<Record<CachedTool, string>> = {
   temporal: 'temporal',
   versitygw: 'versitygw',
   toxiproxy: 'toxiproxy-server',
   moto_server: 'moto_server',
+  aws: 'aws',
 };
 
 /** Path of a tool: a cache named by HOLDFAST_CACHE, else PATH, else the default cache. @throws HoldfastError `tool-missing`. */

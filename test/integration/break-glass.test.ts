@@ -1,15 +1,16 @@
 import { execFile } from 'node:child_process';
 import { readFileSync, readdirSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
+import { findTool } from '../../src/local/tools.ts';
 import type { BreakGlassResults } from '../../src/model/break-glass-results.ts';
 import { fenceEpoch } from '../../src/systems/postgres-fence.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import type { ImportedResult } from '../../workflows/imported.ts';
 import { runHere, secretsOfTest } from '../cli/program.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
-import { connectTemporal, queryOnce, runningWorker, testDirectory } from '../support.ts';
+import { connectTemporal, queryOnce, runningWorker, suite, testDirectory } from '../support.ts';
 
 /** One block of a checklist, with what the paper says its last line must be. */
 interface Block {
@@ -26,7 +27,7 @@ let folder: string;
 const NO_TEMPORAL = ['--address', '127.0.0.1:1'];
 
 beforeAll(async () => {
-  if ((await shell('aws --version && psql --version', '/')).code !== 0) throw new Error('this test types a checklist into a shell, which needs the AWS command line and psql: apt-get install awscli postgresql-client');
+  if ((await shell('aws --version && psql --version', '/')).code !== 0) throw new Error('this test types a checklist into a shell, which needs the AWS command line and psql; `npm test` brings them');
   processes = createProcesses({ directory: testDirectory('break-glass') });
   pair = await databasePair(processes);
   folder = testDirectory('paper');
@@ -68,7 +69,7 @@ function blocksOf(markdown: string): Block[] {
 /** A shell as on a laptop: PATH, a home, and the secrets that the references name. */
 function shell(script: string, home: string): Promise<{ code: number; out: string; err: string }> {
   return new Promise((resolve) => {
-    const child = execFile('sh', ['-c', script], { env: { PATH: process.env['PATH'], HOME: home, LC_ALL: 'C', AWS_CONFIG_FILE: '/dev/null', ...secretsOfTest() }, timeout: 60_000 }, (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code ?? 1), out, err }));
+    const child = execFile('sh', ['-c', script], { env: { PATH: `${dirname(findTool('aws'))}:${suite().postgres.binDirectory}:${process.env['PATH']}`, HOME: home, LC_ALL: 'C', AWS_CONFIG_FILE: '/dev/null', ...secretsOfTest() }, timeout: 60_000 }, (error, out, err) => resolve({ code: error === null ? 0 : Number(error.code ?? 1), out, err }));
     child.stdin?.end();
   });
 }

@@ -5,7 +5,7 @@ import { DefaultLogger, makeTelemetryFilterString, Runtime, Worker } from '@temp
 import { beforeAll, describe, expect, it } from 'vitest';
 import { bundleWorkflows, type WorkflowBundle } from '../../src/engine/bundle.ts';
 import * as workflows from '../../workflows/index.ts';
-import { HISTORIES, History, activitiesIn, workflowTypeOf } from './histories.ts';
+import { EARLIER, HISTORIES, History, activitiesIn, workflowTypeOf } from './histories.ts';
 
 const NEXT = 'running executions of this type would break with this change: guard it with patched(), or, when there are none, record anew (test/replay/README.md)';
 
@@ -30,6 +30,14 @@ describe('recorded histories', () => {
   it.each(names)('%s replays with the workflows of today', async (name) => {
     const why = await replay(read(name)).then(() => null, (error: unknown) => `${String(error)}\n${NEXT}`);
     expect(why).toBeNull();
+  }, 60_000);
+});
+
+describe('histories recorded with an earlier version', () => {
+  const earlier = readdirSync(EARLIER).filter((file) => file.endsWith('.binpb')).sort();
+
+  it.each(earlier)('%s replays with the workflows of today', async (file) => {
+    await expect(replay(History.decode(readFileSync(join(EARLIER, file))))).resolves.toBeUndefined();
   }, 60_000);
 });
 
