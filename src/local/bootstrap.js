@@ -15,6 +15,10 @@ const ROOT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '')
 const VERSIONS = JSON.parse(readFileSync(new URL('./tools.json', import.meta.url), 'utf8'));
 const CACHE = process.env.HOLDFAST_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast');
 const OLDEST_NODE = [22, 18];
+/** Debian's packages ask this program whether they may start a service. */
+const POLICY = '/usr/sbin/policy-rc.d';
+const POLICY_SAVED = `${POLICY}.holdfast-saved`;
+const POLICY_TEXT = '#!/bin/sh\n# Made by the bootstrap of Holdfast while it installs: no service is started.\nexit 101\n';
 
 /** What each command needs, and the file that Node 24 runs for it. */
 const COMMANDS = {
@@ -242,10 +246,6 @@ function missingControllers() {
   return [['patroni', 'patroni'], ['etcd', 'etcd-server']].filter(([program]) => which(program) === undefined).map(([, name]) => name);
 }
 
-/** Debian's packages ask this program whether they may start a service. */
-const POLICY = '/usr/sbin/policy-rc.d';
-const POLICY_SAVED = `${POLICY}.holdfast-saved`;
-const POLICY_TEXT = '#!/bin/sh\n# Made by the bootstrap of Holdfast while it installs: no service is started.\nexit 101\n';
 
 /** A killed start left it: it would keep every later package of this machine from starting its service. */
 function policyLeft() {
