@@ -9,6 +9,7 @@ import { checksOf } from '../src/model/measure.ts';
 import { NOT_ASKED, judgeReadiness, onlyNew, readinessNotice, sinceWhen, unanswered, type ForcedOutlook, type ReadinessCheck, type Since } from '../src/model/readiness.ts';
 import type { Json, Mode } from '../src/model/runbook-schema.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
+import { lookAtLocks } from './hold.ts';
 import { classify, createExecution, progressQuery } from './interpreter.ts';
 import { parseInput } from './input.ts';
 
@@ -146,6 +147,8 @@ async function askRunbook(ask: Ask, service: string, purpose: string, mode: Mode
     return { checks, notChecked, roles: {} };
   }
   if (Object.keys(made.assumed).length > 0) notChecked.push(`${label}: was asked as if started with ${Object.entries(made.assumed).map(([name, value]) => `${name}=${value}`).join(', ')}`);
+  // A run that goes on just now, or a cooldown, passes: it lowers readiness and does not take it away.
+  if (prefix === '') checks.push(...(await lookAtLocks(plan)).map((check): ReadinessCheck => ({ ...check, weight: 'lowers' })));
   let state = startExecution(plan, { epoch: 0, requestedBy: 'readiness', dryRun: true });
   const learn = (id: string, facts: Readonly<Record<string, Json>>): void => {
     state = { ...state, facts: { ...state.facts, [id]: { ...state.facts[id], ...facts } } };

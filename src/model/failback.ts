@@ -357,7 +357,7 @@ class Writer {
       });
     }
     this.#add({
-      id: 'repoint', title: `Have the other standbys follow ${back}`, uses: 'postgres.repointStandbys',
+      id: 'repoint', title: `Have the other standbys follow ${back}`, uses: 'postgres.repointStandbys', after: 'rebuild',
       narrative: [
         `Before ${now} is stopped: what it would still send on its way down would take them past the point where the new timeline began. One that is past it already is left alone and named: it has to be rebuilt. By hand on each:`,
         `$ alter system set primary_conninfo = 'host=<${back}> ...'; select pg_reload_conf();`,

@@ -10,7 +10,8 @@ import type { EvidenceInput } from '../../src/model/evidence.ts';
 import { generateSigningKey } from '../../src/systems/evidence-keys.ts';
 import { surveyStore } from '../../src/systems/evidence-store.ts';
 import { openStore } from '../../src/systems/store.ts';
-import { suite, testBucket, testConfig, testDirectory, toxiproxy, uniqueName } from '../support.ts';
+import type { Context } from '../../src/systems/context.ts';
+import { suite, testBucket, testConfig, testDirectory, toxiproxy, uniqueName, type ConfigOverrides } from '../support.ts';
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
 const INPUT: EvidenceInput = {
@@ -18,6 +19,9 @@ const INPUT: EvidenceInput = {
   workflowId: 'failover/orders', runId: '1', requestedBy: 'ana', reason: 'rehearsal', startedAt: '2026-11-21T03:00:00.000Z', finishedAt: '2026-11-21T03:00:14.000Z', planHash: 'ab12',
   measurements: [{ name: 'refused-write window', unit: 'ms', objective: 1000, measured: 210 }], timeline: [{ label: 'promote', startMs: 0, endMs: 210, outcome: 'changed' }], checks: [], facts: [], appendix: '## Failback plan\n\n1. rebuild db-a',
 };
+
+/** One environment for all of them: contexts stand for the hosts of one. */
+const ownConfig = (overrides: ConfigOverrides): Promise<Context> => testConfig({ environment: 'test', ...overrides });
 
 let directory: string;
 beforeAll(() => {
@@ -43,7 +47,7 @@ describe('from key to verdict with the command line', () => {
     expect(statSync(join(directory, 'keys', 'evidence.pem')).mode & 0o777).toBe(0o600);
     expect(await holdfast('evidence', 'keygen', join(directory, 'keys', 'evidence.pem'))).toMatchObject({ code: 4, err: expect.stringContaining('never overwritten') });
 
-    const context = await testConfig({ evidence: { signingKey: `file:${directory}/keys/evidence.pem`, directory: join(directory, 'dr') } });
+    const context = await ownConfig({ evidence: { signingKey: `file:${directory}/keys/evidence.pem`, directory: join(directory, 'dr') } });
     const { writeEvidence } = createEvidenceActivities(context);
     const location = await writeEvidence(INPUT);
     expect(location.signed).toBe(true);
@@ -93,7 +97,7 @@ const LOCKED = { objectLock: { mode: 'GOVERNANCE', retain: '1d' } };
 describe('the copy in a store', () => {
   test('lies under object lock for as long as evidence is to be kept; deleting it is refused, and a version over it is found', async () => {
     const bucket = await testBucket({ objectLock: true });
-    const context = await testConfig({ stores: { locked: s3Store(bucket, LOCKED) }, evidence: { store: 'locked', retain: '30d' } });
+    const context = await ownConfig({ stores: { locked: s3Store(bucket, LOCKED) }, evidence: { store: 'locked', retain: '30d' } });
     const { writeEvidence } = createEvidenceActivities(context);
     const location = await writeEvidence(INPUT);
     expect(location).toMatchObject({ problem: null, stored: expect.stringContaining(bucket) });
@@ -128,8 +132,8 @@ describe('the copy in a store', () => {
     try {
       const bucket = await testBucket();
       const overrides = { stores: { copies: s3Store(bucket) }, evidence: { store: 'copies' }, notify: { team: { type: 'slack', url: 'env:HOLDFAST_TEST_EVIDENCE_WEBHOOK' } } };
-      const first = await createEvidenceActivities(await testConfig(overrides)).writeEvidence(INPUT);
-      const context = await testConfig(overrides);
+      const first = await createEvidenceActivities(await ownConfig(overrides)).writeEvidence(INPUT);
+      const context = await ownConfig(overrides);
       const second = await createEvidenceActivities(context).writeEvidence({ ...INPUT, outcome: 'failed' });
       expect(second.stored).toBeNull();
       expect(second.problem).toMatch(/not in the chain of records.*NOT COPIED to store copies.*already holds other evidence/);
@@ -148,7 +152,7 @@ describe('the copy in a store', () => {
     const bucket = await testBucket();
     const proxy = await toxiproxy().proxy(uniqueName('evidence'), new URL(suite().s3.endpoint).host);
     try {
-      const context = await testConfig({ stores: { copies: s3Store(bucket, { endpoint: `http://${proxy.address}` }) }, evidence: { store: 'copies' }, notify: { team: { type: 'slack', url: 'env:HOLDFAST_TEST_EVIDENCE_WEBHOOK' } } });
+      const context = await ownConfig({ stores: { copies: s3Store(bucket, { endpoint: `http://${proxy.address}` }) }, evidence: { store: 'copies' }, notify: { team: { type: 'slack', url: 'env:HOLDFAST_TEST_EVIDENCE_WEBHOOK' } } });
       const { writeEvidence } = createEvidenceActivities(context);
       const before = await writeEvidence({ ...INPUT, runId: 'before' });
       expect(before.problem).toBeNull();
@@ -178,7 +182,7 @@ describe('the copy in a store', () => {
 
   test('many workers that write at once get numbers without gap and fork; a record taken away is missed', async () => {
     const bucket = await testBucket();
-    const contexts = await Promise.all(Array.from({ length: 4 }, () => testConfig({ stores: { copies: s3Store(bucket) }, evidence: { store: 'copies' } })));
+    const contexts = await Promise.all(Array.from({ length: 4 }, () => ownConfig({ stores: { copies: s3Store(bucket) }, evidence: { store: 'copies' } })));
     const locations = await Promise.all(Array.from({ length: 12 }, (_, n) => createEvidenceActivities(contexts[n % 4]!).writeEvidence({ ...INPUT, runId: `run-${n}` })));
     expect(locations.map((location) => location.problem)).toEqual(locations.map(() => null));
     const context = contexts[0]!;
@@ -207,8 +211,8 @@ describe('the copy in a store', () => {
   test('another attempt of the same run keeps its number, also on another host', async () => {
     const bucket = await testBucket();
     const overrides = { stores: { copies: s3Store(bucket) }, evidence: { store: 'copies' } };
-    const one = await createEvidenceActivities(await testConfig(overrides)).writeEvidence(INPUT);
-    const other = await createEvidenceActivities(await testConfig(overrides)).writeEvidence(INPUT);
+    const one = await createEvidenceActivities(await ownConfig(overrides)).writeEvidence(INPUT);
+    const other = await createEvidenceActivities(await ownConfig(overrides)).writeEvidence(INPUT);
     expect(other).toMatchObject({ id: one.id, sha256: one.sha256, stored: one.stored, problem: null });
   });
 
@@ -217,19 +221,19 @@ describe('the copy in a store', () => {
     process.env['HOLDFAST_TEST_SIGNING_KEY'] = privatePem;
     const bucket = await testBucket();
     const evidence = { store: 'copies', signingKey: 'env:HOLDFAST_TEST_SIGNING_KEY', trustedKeys: [{ publicKey: publicBase64 }] };
-    const context = await testConfig({ stores: { copies: s3Store(bucket) }, evidence });
+    const context = await ownConfig({ stores: { copies: s3Store(bucket) }, evidence });
     const location = await createEvidenceActivities(context).writeEvidence(INPUT);
     const verify = (config: string, ...args: string[]) => holdfast('evidence', 'verify', ...args, '--config', config);
     expect(await verify(context.configPath, location.directory)).toMatchObject({ code: 0, out: expect.stringContaining(`signed by the trusted key ${keyId}`) });
     for (const [since, code] of [[new Date(Date.now() + 3_600_000), 0], [new Date(Date.now() - 3_600_000), 1]] as const) {
-      const revoked = await testConfig({ stores: { copies: s3Store(bucket) }, evidence: { ...evidence, revokedKeys: [{ keyId, since: `${since.toISOString().slice(0, 19)}Z`, reason: 'laptop stolen' }] } });
+      const revoked = await ownConfig({ stores: { copies: s3Store(bucket) }, evidence: { ...evidence, revokedKeys: [{ keyId, since: `${since.toISOString().slice(0, 19)}Z`, reason: 'laptop stolen' }] } });
       expect(await verify(revoked.configPath, location.directory)).toMatchObject({ code: 1, out: expect.stringContaining('laptop stolen') });
       expect(await verify(revoked.configPath, location.directory.split('/').at(-1)!, '--store', 'copies')).toMatchObject({ code, out: expect.stringContaining('laptop stolen') });
     }
   });
 
   test('a key that cannot be read costs the signature, not the record, and is said in it', async () => {
-    const context = await testConfig({ evidence: { signingKey: 'env:HOLDFAST_TEST_NO_SUCH_KEY' } });
+    const context = await ownConfig({ evidence: { signingKey: 'env:HOLDFAST_TEST_NO_SUCH_KEY' } });
     const location = await createEvidenceActivities(context).writeEvidence(INPUT);
     expect(location).toMatchObject({ signed: false, problem: expect.stringMatching(/^NOT SIGNED: the signing key could not be used: .*HOLDFAST_TEST_NO_SUCH_KEY/) });
     for (const file of ['report.md', 'report.html']) expect(readFileSync(join(location.directory, file), 'utf8')).toMatch(/NOT SIGNED.*HOLDFAST_TEST_NO_SUCH_KEY/);
@@ -238,14 +242,14 @@ describe('the copy in a store', () => {
 
   test('a folder store takes it too, and a folder alone has a chain of its own', async () => {
     const path = testDirectory('folder-store');
-    const context = await testConfig({ stores: { folder: { type: 'folder', path } }, evidence: { store: 'folder' } });
+    const context = await ownConfig({ stores: { folder: { type: 'folder', path } }, evidence: { store: 'folder' } });
     const location = await createEvidenceActivities(context).writeEvidence({ ...INPUT, runId: '2' });
     expect(location.signed).toBe(false);
     const copy = join(path, 'evidence', location.directory.split('/').at(-1)!);
     expect(readdirSync(copy).toSorted()).toEqual(['facts.sha256', 'report.html', 'report.json', 'report.md', 'signature.json']);
     expect(await holdfast('evidence', 'verify', copy)).toMatchObject({ code: 0, out: expect.stringContaining('NOT SIGNED') });
 
-    const alone = await testConfig({});
+    const alone = await ownConfig({});
     const written = await Promise.all(['3', '4', '5'].map((runId) => createEvidenceActivities(alone).writeEvidence({ ...INPUT, runId })));
     expect(written.map((one) => one.problem)).toEqual([null, null, null]);
     expect(await holdfast('evidence', 'verify', '--config', alone.configPath)).toMatchObject({ code: 0, out: expect.stringContaining('3 records in') });

@@ -36,6 +36,7 @@ beforeAll(async () => {
       [SERVICE]: {
         objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0, backupAge: '1h' },
         datastores: ['shop'],
+        cooldown: '0s',
         runbooks: { failover: 'database-failover', failback: 'database-failback' },
         parameters: { recentQuery: 'select max(id) as newest from orders' },
       },

@@ -57,7 +57,7 @@ describe('a plain planned failover', () => {
     const found = runbook(generated);
     const byHand = (await loadRunbook(RUNBOOKS, 'database-failback')).runbook;
     expect(found.steps.map(({ id, uses, after }) => ({ id, uses, after: after !== undefined }))).toEqual(
-      byHand.steps.map(({ id, uses }) => ({ id, uses, after: ['confirm', 'checkpoint', 'await-replay', 'promote'].includes(id) })),
+      byHand.steps.map(({ id, uses }) => ({ id, uses, after: ['confirm', 'checkpoint', 'await-replay', 'promote', 'repoint'].includes(id) })),
     );
     expect(generated.cautions).toEqual([]);
     expect(step(found, 'rebuild').with).toEqual({ datastore: 'shop', primary: 'b', node: 'a' });
