@@ -132,7 +132,7 @@ describe('operating a failover from the command line', () => {
 
   test('run follows to the end and prints the steps; a denied one is exit code 4', async () => {
     const dry = await run('plan', service);
-    expect(dry).toMatchObject({ code: 0, out: expect.stringMatching(/checked \(rehearsal, planned[\s\S]*act +rollout\.command/) });
+    expect(dry).toMatchObject({ code: 0, out: expect.stringMatching(/checked \(rehearsal, planned[\s\S]*act \(rollout\.command\)/) });
 
     const { child, exited } = startHoldfast(['run', 'rehearsal', '--reason', 'try', '--by', 'alice', '--config', context.configPath, '--runbooks', context.runbookDirectory], { env: secretsOfTest() });
     const said = await new Promise<string>((resolve, reject) => {
