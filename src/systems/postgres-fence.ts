@@ -65,6 +65,7 @@ export function fenceWhole(hba: string, admin: string): boolean {
 
 export interface FenceView {
   readonly epoch: number | null;
+  /** Of the fence: written in postgresql.auto.conf, or still in effect because the server has not read its files since it was taken away. */
   readonly readOnlyDefault: boolean;
   /** Client sessions other than our own. */
   readonly sessions: number;
@@ -82,7 +83,8 @@ export async function readFence(client: Client): Promise<FenceView> {
       select pg_read_file(current_setting('hba_file')) as hba, session_user::text as admin,
              pg_conf_load_time() >= (pg_stat_file(current_setting('hba_file'))).modification
                and not exists (select from pg_hba_file_rules where error is not null) as loaded,
-             exists (select from pg_file_settings where name = 'default_transaction_read_only' and setting in ('on','true','yes','1') and sourcefile like '%postgresql.auto.conf') as file_ro,
+             exists (select from pg_file_settings where name = 'default_transaction_read_only' and setting in ('on','true','yes','1') and sourcefile like '%postgresql.auto.conf')
+               or exists (select from pg_settings where name = 'default_transaction_read_only' and reset_val = 'on' and source = 'configuration file') as file_ro,
              (select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid())::int as sessions,
              (select coalesce(array_agg(format('pid %s (%s)', pid, coalesce(usename, backend_type))), '{}') from pg_stat_activity
               where pid <> pg_backend_pid() and ((backend_type = 'client backend' and usename is distinct from session_user)
