@@ -6,7 +6,7 @@ import { describeCheck } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
-import { conninfoValue } from '../src/systems/postgres-conninfo.ts';
+import { conninfoValue, settingValue } from '../src/systems/postgres-conninfo.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
 import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
@@ -272,8 +272,8 @@ async function writeStandbySettings(step: StepRun, host: Host, settings: { prima
     .split('\n')
     .filter((line) => !/^\s*(primary_conninfo|primary_slot_name|default_transaction_read_only)\s*=/.test(line))
     .filter((line) => line.trim() !== '');
-  auto.push(`primary_conninfo = '${settings.primaryConninfo.replaceAll("'", "''")}'`);
-  if (settings.slot !== undefined) auto.push(`primary_slot_name = '${settings.slot.replaceAll("'", "''")}'`);
+  auto.push(`primary_conninfo = ${settingValue(settings.primaryConninfo)}`);
+  if (settings.slot !== undefined) auto.push(`primary_slot_name = ${settingValue(settings.slot)}`);
   await runOnNode(host, ['tee', file('postgresql.auto.conf')], { input: `${auto.join('\n')}\n`, signal: step.signal });
 }
 

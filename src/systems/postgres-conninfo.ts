@@ -45,6 +45,11 @@ export function conninfoValue(value: string): string {
   return /^[\w.:/-]+$/.test(value) ? value : `'${value.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
 }
 
+/** A value in postgresql.conf: a backslash escapes there too. Source: GUC_scanstr in PostgreSQL's guc-file.l. */
+export function settingValue(value: string): string {
+  return `'${value.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`;
+}
+
 /** The same login at another address. */
 export function redirectConninfo(values: ReadonlyMap<string, string>, host: string, port: number): Map<string, string> {
   const moved = new Map(values);

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { formatConninfo, parseConninfo, redirectConninfo } from '../../src/systems/postgres-conninfo.ts';
+import { conninfoValue, formatConninfo, parseConninfo, redirectConninfo, settingValue } from '../../src/systems/postgres-conninfo.ts';
 import { fenceEpoch, fenceWhole, refuseStale, withFence, withoutFence } from '../../src/systems/postgres-fence.ts';
 
 const RULES = 'local all all peer\nhost all all 0.0.0.0/0 scram-sha-256\nhost replication all all md5\n';
@@ -81,4 +81,16 @@ describe('a connection string', () => {
       expect(Object.fromEntries(parseConninfo(formatConninfo(new Map(Object.entries(values))))!)).toEqual({ ...values });
     }));
   });
+});
+
+it('a connection string in postgresql.conf is what it was, quotes and backslashes and all', () => {
+  // As GUC_scanstr reads it: '' is a quote, a backslash takes the next character as it is.
+  const read = (text: string): string => {
+    expect(text).toMatch(/^'([^'\\\n]|\\.|'')*'$/);
+    return text.slice(1, -1).replaceAll(/\\(.)|''/g, (_, escaped: string | undefined) => escaped ?? "'");
+  };
+  for (const user of ['replicator', 'DOM\\user', "o'brien", "it's \\ here"]) {
+    const text = `host=a user=${conninfoValue(user)}`;
+    expect(parseConninfo(read(settingValue(text)))).toEqual(new Map([['host', 'a'], ['user', user]]));
+  }
 });
