@@ -8,7 +8,7 @@ import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { conninfoValue, settingValue } from '../src/systems/postgres-conninfo.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -233,7 +233,7 @@ async function withoutFiles(host: Host, signal: AbortSignal): Promise<boolean> {
 async function fenceRules(step: StepRun, host: Host, admin: string): Promise<void> {
   const file = posix.join(host.dataDirectory, 'pg_hba.conf');
   const hba = await runOnNode(host, ['cat', file], { allowFailure: true, signal: step.signal });
-  if (hba.code === 0) await runOnNode(host, ['tee', file], { input: withFence(hba.stdout, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), signal: step.signal });
+  if (hba.code === 0) await writeOnNode(host, file, withFence(hba.stdout, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), step.signal);
 }
 
 /** Does it stream within a while? A node that cannot follow says so in its log and waits for ever. */
@@ -274,7 +274,7 @@ async function writeStandbySettings(step: StepRun, host: Host, settings: { prima
     .filter((line) => line.trim() !== '');
   auto.push(`primary_conninfo = ${settingValue(settings.primaryConninfo)}`);
   if (settings.slot !== undefined) auto.push(`primary_slot_name = ${settingValue(settings.slot)}`);
-  await runOnNode(host, ['tee', file('postgresql.auto.conf')], { input: `${auto.join('\n')}\n`, signal: step.signal });
+  await writeOnNode(host, file('postgresql.auto.conf'), `${auto.join('\n')}\n`, step.signal);
 }
 
 /** It is a standby now: the fence in its rules goes, wherever they are (Debian keeps them outside the data directory). */
@@ -286,7 +286,7 @@ async function openRules(step: StepRun, host: Host, name: string): Promise<void>
     const hba = (await runOnNode(host, ['cat', file], { signal: step.signal })).stdout;
     const open = withoutFence(hba);
     if (open === hba) return;
-    await runOnNode(host, ['tee', file], { input: open, signal: step.signal });
+    await writeOnNode(host, file, open, step.signal);
     await client.query('select pg_reload_conf()');
   });
 }

@@ -10,7 +10,7 @@ import { runChild } from '../src/systems/child.ts';
 import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
 import { parseConninfo } from '../src/systems/postgres-conninfo.ts';
 import { allowWrites, fenceEpoch, fenceRights, fenceWhole, leaveStandbySignal, readFence, refuseStale, refuseWrites, withFence, type RefuseOptions } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { furthest, lookAtRoles, type Roles } from '../src/systems/postgres-roles.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
@@ -377,7 +377,7 @@ async function fenceOnHost(step: StepRun, node: NodeConfig & { dataDirectory: st
   const signal = `${node.dataDirectory}/standby.signal`;
   await runOnNode(node, ['touch', signal], { signal: step.signal });
   await stopOnHost(node, 'immediate', step.signal);
-  if (rules !== null) await runOnNode(node, ['tee', rules.file], { input: withFence(rules.text, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), signal: step.signal });
+  if (rules !== null) await writeOnNode(node, rules.file, withFence(rules.text, { admin, epoch: step.call.epoch, execution: step.call.workflowId }), step.signal);
   // A power cut right after must not take them back.
   await runOnNode(node, ['sync', signal, node.dataDirectory, ...(rules === null ? [] : [rules.file])], { allowFailure: true, signal: step.signal });
   return `server stopped and standby.signal${rules === null ? '' : ' and pg_hba.conf'} left on its host`;

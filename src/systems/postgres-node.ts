@@ -186,6 +186,17 @@ export async function runOnNode(
   return runChild([...(node.exec ?? []), ...argv], { ...options, killAfterMs: 10_000 });
 }
 
+/**
+ * Put new text into a file on the node's host. Beside it first: `tee` empties the file before the text has come, and a worker or a
+ * connection that is lost in between would leave rules that are empty or cut off. `cp` keeps owner and mode, and follows a link.
+ */
+export async function writeOnNode(node: NodeConfig & { dataDirectory: string }, file: string, text: string, signal?: AbortSignal): Promise<void> {
+  const fresh = posix.join(node.dataDirectory, 'holdfast-new.conf');
+  await runOnNode(node, ['tee', fresh], { input: text, signal });
+  await runOnNode(node, ['cp', fresh, file], { signal });
+  await runOnNode(node, ['rm', '-f', fresh], { signal });
+}
+
 /** True when files and processes of the node can be reached by `exec`. */
 export function hasHostAccess(node: NodeConfig): node is NodeConfig & { dataDirectory: string } {
   return node.dataDirectory !== undefined;

@@ -1,5 +1,8 @@
+import { mkdtemp, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
-import { beyondFork, lsnDifference, lsnValue, walFileName } from '../../src/systems/postgres-node.ts';
+import { beyondFork, lsnDifference, lsnValue, walFileName, writeOnNode } from '../../src/systems/postgres-node.ts';
 
 const MIB = 1024 * 1024;
 
@@ -32,4 +35,19 @@ it.each([
 ])('a standby %s', (_what, timeline, lsn, why) => {
   const found = beyondFork({ history: HISTORY, timeline: 3 }, { timeline, lsn });
   expect(found ?? '').toMatch(why ?? /^$/);
+});
+
+it('a file on a host is replaced as a whole or not at all, through a link and with its mode', async () => {
+  const dataDirectory = await mkdtemp(join(tmpdir(), 'holdfast-'));
+  const [file, link] = [join(dataDirectory, 'real.conf'), join(dataDirectory, 'pg_hba.conf')];
+  await writeFile(file, 'before\n', { mode: 0o640 });
+  await symlink(file, link);
+  const node = { host: 'a', port: 5432, dataDirectory };
+  // The text comes only in part: the connection that carries it is lost.
+  const cut = { ...node, exec: ['sh', '-c', 'if [ "$1" = tee ]; then head -c 3 > "$2"; exit 255; fi; exec "$@"', 'cut'] };
+  await expect(writeOnNode(cut, link, 'after\n')).rejects.toThrow(/255/);
+  expect(await readFile(file, 'utf8')).toBe('before\n');
+  await writeOnNode(node, link, 'after\n');
+  expect(await readFile(file, 'utf8')).toBe('after\n');
+  expect((await stat(file)).mode & 0o777).toBe(0o640);
 });
