@@ -8,7 +8,7 @@ import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { conninfoValue, settingValue } from '../src/systems/postgres-conninfo.ts';
 import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, ensureSlot, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -105,6 +105,7 @@ const rebuild: StepDefinition = {
     const copying = `application_name=${copierName(name)}`;
     const started = step.nowMs();
     const alone = await endOrphans(step, host, name, primary);
+    if (replication.slot !== undefined) await ensureSlot(step.context, datastore, primary, replication.slot);
     // A new host, or one whose disk was lost: nothing runs there that could be stopped.
     if (!(await withoutFiles(host, step.signal))) await stopOnHost(host, 'fast', step.signal);
     let method: string | null = await rewind(step, { host, alone, primary, sourceServer: `${address} user=${conninfoValue(login.user)} dbname=postgres ${copying}`, env: login.env, admin: source.user });

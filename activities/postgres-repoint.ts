@@ -5,7 +5,7 @@ import type { Json } from '../src/model/runbook-schema.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { formatConninfo, parseConninfo, redirectConninfo } from '../src/systems/postgres-conninfo.ts';
 import { readFence } from '../src/systems/postgres-fence.ts';
-import { beyondFork, lsnValue, nodeStatus, walTimeline, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { beyondFork, ensureSlot, lsnValue, nodeStatus, walTimeline, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A reload takes primary_conninfo from this version on. */
@@ -87,11 +87,7 @@ async function repointNode(step: StepRun, node: string): Promise<void> {
     const conninfo = await redirected(step, client, node);
     const { slot: present } = (await client.query("select current_setting('primary_slot_name') as slot")).rows[0] as { slot: string };
     const slot = datastore.nodes[node]!.replication?.slot ?? present;
-    if (slot !== '') {
-      await withNode(step.context, datastore, nodeInput(step, 'primary'), (source) =>
-        // It keeps nothing back before the standby has come.
-        source.query('select pg_create_physical_replication_slot($1, false) where not exists (select from pg_replication_slots where slot_name = $1)', [slot]));
-    }
+    if (slot !== '') await ensureSlot(step.context, datastore, nodeInput(step, 'primary'), slot);
     // The statement must not stand in a server log: it may hold a password.
     await client.query("set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic'");
     await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);

@@ -138,6 +138,11 @@ export async function committedPosition(context: Context, datastore: PostgresDat
   });
 }
 
+/** The physical replication slot of a standby: none comes with a promotion, and without it the standby does not stream. It keeps nothing back before the standby has come. */
+export async function ensureSlot(context: Context, datastore: PostgresDatastore, primary: string, slot: string): Promise<void> {
+  await withNode(context, datastore, primary, (client) => client.query('select pg_create_physical_replication_slot($1, false) where not exists (select from pg_replication_slots where slot_name = $1)', [slot]));
+}
+
 /** Bytes from `from` to `to`; negative when `to` is behind. */
 export function lsnDifference(from: string, to: string): bigint {
   return lsnValue(to) - lsnValue(from);
