@@ -7,8 +7,8 @@ import {
   LOOKED_FOR, changePause, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
   type ControllerSigns, type PatroniConfig, type PatroniMember, type PatroniSettings, type PauseMark,
 } from '../src/systems/patroni.ts';
-import { allowWrites, readFence } from '../src/systems/postgres-fence.ts';
-import { hasHostAccess, nodeByAddress, nodeStatus, openNode, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { allowWrites, readFence, refuseStale, withoutFence } from '../src/systems/postgres-fence.ts';
+import { hasHostAccess, nodeByAddress, nodeStatus, openNode, runOnNode, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, textInput, type StepDefinition, type StepRun } from './step-definition.ts';
 
 const POLL_MS = 200;
@@ -286,6 +286,7 @@ async function liftFences(step: StepRun, list: readonly Follower[]): Promise<str
   const lifted: string[] = [];
   for (const { node, follows, fence, readOnlyDefault } of list) {
     if (!follows || (fence === null && !readOnlyDefault)) continue;
+    if (fence !== null) await openRulesOfStandby(step, node);
     const { client, target } = await openNode(step.context, datastore, node);
     try {
       // What was seen there, and nothing that a later execution put there.
@@ -296,6 +297,18 @@ async function liftFences(step: StepRun, list: readonly Follower[]): Promise<str
     }
   }
   return lifted;
+}
+
+/** SQL cannot write files on a server in recovery: its host does, for `allowWrites` to load. */
+async function openRulesOfStandby(step: StepRun, node: string): Promise<void> {
+  const datastore = datastoreFor(step);
+  const host = datastore.nodes[node]!;
+  const address = `${host.host}:${host.port}`;
+  if (!hasHostAccess(host)) throw new HoldfastError('fence-stays', `${node} follows again and its pg_hba.conf still carries the fence: promoted by Patroni, it would let no application in`, { next: `remove the block HOLDFAST FENCE from the pg_hba.conf of ${address} and reload, then retry; or configure nodes.${node}.dataDirectory and exec` });
+  const file = await withNode(step.context, datastore, node, async (client) => ((await client.query("select current_setting('hba_file') as file")).rows[0] as { file: string }).file);
+  const { stdout } = await runOnNode(host, ['cat', file], { signal: step.signal });
+  refuseStale(stdout, step.call.epoch, host);
+  await writeOnNode(host, file, withoutFence(stdout), step.signal);
 }
 
 const resumeStep: StepDefinition = {
