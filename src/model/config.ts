@@ -82,11 +82,24 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     const nodes = Object.entries(datastore.nodes);
     if (nodes.length === 0) error([...path, 'nodes'], 'at least one node is needed', { found: 'none', allowed: 'a mapping of node names to host and port' });
     const addresses = new Map<string, string>();
-    for (const [node, { host, port, fence, dataDirectory }] of nodes) {
+    const applications = new Map<string, string>();
+    const files = new Map<string, string>();
+    for (const [node, { host, port, applicationHost, applicationPort, exec, fence, dataDirectory }] of nodes) {
       const address = `${host}:${port}`;
       const other = addresses.get(address);
       if (other !== undefined) error([...path, 'nodes', node], `node "${other}" has the same address`, { found: address });
       addresses.set(address, node);
+      // The application's secret says who is the primary: it must say one.
+      const application = `${applicationHost ?? host}:${applicationPort ?? port}`;
+      const twin = applications.get(application);
+      if (twin !== undefined && other === undefined) error([...path, 'nodes', node, 'applicationHost'], `applications reach node "${twin}" by the same address: its secret could not tell which is the primary`, { found: application, allowed: 'an address of its own' });
+      applications.set(application, node);
+      if (dataDirectory !== undefined) {
+        const place = JSON.stringify([exec ?? [], dataDirectory.replace(/(?<=.)\/+$/, '')]);
+        const owner = files.get(place);
+        if (owner !== undefined) error([...path, 'nodes', node, 'dataDirectory'], `node "${owner}" has the same folder on the same host: fencing or rebuilding one would hit the other`, { found: dataDirectory, allowed: 'its own folder, or the exec that reaches its own host' });
+        files.set(place, node);
+      }
       if (nodes.length > 1 && fence === undefined && dataDirectory === undefined) {
         warning([...path, 'nodes', node], 'it can be fenced only while it answers: give fence.command, or dataDirectory with exec');
       }

@@ -140,6 +140,8 @@ describe('rules', () => {
     ['a reserved name that exists on every object', replace('store: main', 'store: valueof'), 'datastores.orders-db.store', /no store/, '"valueof"'],
     ['no nodes', replace('    nodes:\n      a: {host: db-a, dataDirectory: /data/a}\n      b: {host: db-b, dataDirectory: /data/b}\n', '    nodes: {}\n'), 'datastores.orders-db.nodes', /at least one node/, 'none'],
     ['two nodes at one address', replace('host: db-b', 'host: db-a'), 'datastores.orders-db.nodes.b', /same address/, 'db-a:5432'],
+    ['two nodes that applications reach by one address', replace('{host: db-b,', '{host: db-b, applicationHost: db-a,'), 'datastores.orders-db.nodes.b.applicationHost', /which is the primary/, 'db-a:5432'],
+    ['two nodes with the same files', replace('/data/b', '/data/a/'), 'datastores.orders-db.nodes.b.dataDirectory', /would hit the other/, '/data/a/'],
     ['an empty policy', replace('{daily: 7}', '{minVerified: 2}'), 'datastores.orders-db.retention', /keeps nothing/, undefined],
     ['a time zone', replace('{daily: 7}', '{daily: 7, timezone: Asia/Seul}'), 'datastores.orders-db.retention.timezone', /unknown/, '"Asia/Seul"'],
     ['a check that writes', append('    checks: [{name: x, sql: DELETE FROM orders}]\n'), 'services.orders.checks[0].sql', /only reads/, '"DELETE"'],

@@ -52,7 +52,7 @@ describe('the configuration of a controller', () => {
   const config = (controller: object): ReturnType<typeof checkConfig> =>
     checkConfig(configSchema.parse({
       version: 1, environment: 'test', services: {}, stores: {},
-      datastores: { shop: { engine: 'postgres', database: 'shop', admin: { username: 'x', password: 'env:X' }, nodes: { a: { host: 'a', dataDirectory: '/d' }, b: { host: 'b', dataDirectory: '/d' } }, controller } },
+      datastores: { shop: { engine: 'postgres', database: 'shop', admin: { username: 'x', password: 'env:X' }, nodes: { a: { host: 'a', dataDirectory: '/d' }, b: { host: 'b', dataDirectory: '/e' } }, controller } },
     }));
   const both = { a: { api: 'http://a:8008' }, b: { api: 'https://b:8008' } };
 
