@@ -7,8 +7,8 @@ import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { conninfoValue, settingValue } from '../src/systems/postgres-conninfo.ts';
-import { readFence, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, ensureSlot, hasHostAccess, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { fenceEpoch, readFence, refuseStale, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
+import { committedPosition, controlData, ensureSlot, hasHostAccess, hostRules, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -53,13 +53,23 @@ async function roleChecks(step: StepRun): Promise<CheckResult[]> {
   const [source, target] = await Promise.all([nodeStatus(step.context, datastore, primary), nodeStatus(step.context, datastore, name)]);
   const epochOf = async (status: NodeStatus): Promise<number | null> => (status.reachable && status.superuser ? (await withNode(step.context, datastore, status.node, readFence)).epoch : null);
   const sourceEpoch = await epochOf(source);
-  const alive = target.inRecovery === false && (await epochOf(target)) === null;
+  const alive = target.reachable ? target.inRecovery === false && (await epochOf(target)) === null : await runsUnseen(step);
   return [
     check('another node', name !== primary, 'not the primary itself', name),
     check('primary writable', source.inRecovery === false, `${primary} is the primary`, source.reachable ? (source.inRecovery === true ? 'in recovery' : 'primary') : (source.error ?? 'no answer')),
     check('primary is not fenced', sourceEpoch === null, 'no fence', sourceEpoch === null ? 'none' : `the fence of epoch ${sourceEpoch}`, `the application's secret points to a fenced node: finish the failover first`),
     check('target is no live primary', !alive, `${name} stopped, fenced or a standby`, alive ? 'a primary that takes writes' : 'no primary', 'two primaries: find out which one is right before anything is discarded'),
   ];
+}
+
+/** The worker gets no answer, and its host says that it runs, in no recovery and behind no fence: whoever reaches it writes to it. */
+async function runsUnseen(step: StepRun): Promise<boolean> {
+  const { host } = hostOf(step);
+  if ((await hostState(host, step.signal)) !== 'running' || (await controlData(host, step.signal)).state === 'in archive recovery') return false;
+  // A fresh copy shows the state of its source until it has begun.
+  if ((await runOnNode(host, ['test', '-e', posix.join(host.dataDirectory, 'standby.signal')], { allowFailure: true, signal: step.signal })).code === 0) return false;
+  const rules = await hostRules(host, step.signal);
+  return rules === null || fenceEpoch(rules.text) === null;
 }
 
 const rebuild: StepDefinition = {
@@ -93,6 +103,8 @@ const rebuild: StepDefinition = {
     // Asked again: whatever is discarded here cannot be had back.
     const wrong = (await roleChecks(step)).filter((item) => !item.ok);
     if (wrong.length > 0) throw new HoldfastError('roles-changed', wrong.map(describeCheck).join('; '), { next: 'find the primary before anything is rebuilt' });
+    const rules = await hostRules(host, step.signal);
+    if (rules !== null) refuseStale(rules.text, step.call.epoch, host);
     const byController = await rebuildByController(step, name, primary);
     if (byController !== null) return byController;
     const source = await adminTarget(step.context, datastore, primary, 'postgres');
