@@ -10,7 +10,7 @@ import { runChild } from '../src/systems/child.ts';
 import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
 import { parseConninfo } from '../src/systems/postgres-conninfo.ts';
 import { allowWrites, fenceEpoch, fenceRights, fenceWhole, leaveStandbySignal, readFence, refuseStale, refuseWrites, withFence, type RefuseOptions } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { committedPosition, controlData, foreignFiles, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { furthest, lookAtRoles, type Roles } from '../src/systems/postgres-roles.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
@@ -312,8 +312,10 @@ const fence: StepDefinition = {
     if (hasHostAccess(node) && (await hostState(node, step.signal).catch(() => 'unknown')) !== 'unknown') ways.push('its host');
     // The fence by SQL lets the administrator in; it holds nobody who is called the same.
     if ((await nodeStatus(step.context, datastore, name)).reachable && (await applicationRole(step, datastore)) !== datastore.admin.username) ways.push('SQL');
+    const foreign = await foreignFiles(step.context, datastore, name, step.signal);
     const provable = ways.includes('its host') || ways.includes('SQL') || node.fence?.verify !== undefined;
     return guarded([
+      check('its own files', foreign === null, `${name}'s files in ${node.dataDirectory ?? 'no dataDirectory'}`, foreign ?? 'nothing else', `correct datastores.*.nodes.${name}.dataDirectory and exec: another server would be stopped`),
       check('the fence can be proved', ways.length === 0 || provable, 'fence.verify, or a host or server that can be asked', provable ? 'yes' : 'only fence.command, whose effect nobody can see', `configure datastores.*.nodes.${name}.fence.verify`),
       check('a way to fence', ways.length > 0, `a way to reach ${name}: fence.command, dataDirectory with exec, or SQL`, ways.join(', ') || 'none', `configure datastores.*.nodes.${name}.fence.command`),
     ]);
@@ -324,6 +326,8 @@ const fence: StepDefinition = {
     const node = datastore.nodes[name]!;
     const methods: string[] = [];
     const problems: string[] = [];
+    const foreign = await foreignFiles(step.context, datastore, name, step.signal);
+    if (foreign !== null) problems.push(foreign);
     if (node.fence !== undefined) {
       await runChild(node.fence.command, { env: { HOLDFAST_NODE: name, HOLDFAST_EPOCH: String(step.call.epoch) }, signal: step.signal });
       methods.push('fence command');
@@ -340,13 +344,13 @@ const fence: StepDefinition = {
           await client.end().catch(() => {});
         }
         // What it has goes to whoever still streams from it; the host makes sure below.
-        if (hasHostAccess(node)) await stopOnHost(node, 'fast', step.signal);
+        if (hasHostAccess(node) && foreign === null) await stopOnHost(node, 'fast', step.signal);
       } catch (error) {
         if (error instanceof HoldfastError && error.code === 'stale-epoch') throw error;
         problems.push(messageOf(error));
       }
     }
-    if (hasHostAccess(node)) {
+    if (hasHostAccess(node) && foreign === null) {
       try {
         methods.push(await fenceOnHost(step, node, datastore.admin.username));
       } catch (error) {
@@ -420,6 +424,8 @@ async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): P
     return { holds: false, how: `the fence command's verification exited with ${answer.code}`, limits: [] };
   }
   if (hasHostAccess(node)) {
+    const foreign = await foreignFiles(step.context, datastore, name, step.signal);
+    if (foreign !== null) return { holds: false, how: `${name} does not answer, and ${foreign}`, limits: [] };
     const state = await hostState(node, step.signal).catch(() => 'unknown' as const);
     const signal = await runOnNode(node, ['test', '-e', `${node.dataDirectory}/standby.signal`], { allowFailure: true, signal: step.signal }).catch(() => null);
     const left = signal?.code === 0;

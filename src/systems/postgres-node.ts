@@ -294,6 +294,22 @@ export async function hostWord(node: NodeConfig, systemIdentifier: string | null
 }
 
 /**
+ * Why the files that are configured for a node are not this cluster's: another server's state says nothing of it, and stopping that one
+ * stops nothing here. Known by what the other nodes that answer belong to; null when they are this cluster's, or nobody can say.
+ */
+export async function foreignFiles(context: Context, datastore: PostgresDatastore, name: string, signal?: AbortSignal): Promise<string | null> {
+  const node = datastore.nodes[name]!;
+  if (!hasHostAccess(node)) return null;
+  const [own, others] = await Promise.all([
+    controlData(node, signal).then(({ systemIdentifier }) => systemIdentifier, () => null),
+    Promise.all(Object.keys(datastore.nodes).filter((other) => other !== name).map((other) => nodeStatus(context, datastore, other))),
+  ]);
+  signal?.throwIfAborted();
+  const known = others.map((status) => status.systemIdentifier).filter((identifier) => identifier !== null);
+  return own === null || known.length === 0 || known.includes(own) ? null : `${node.dataDirectory} holds the cluster ${own}, not ${known[0]}`;
+}
+
+/**
  * The timeline of the newest WAL a standby has, whether it streams or not: a position is only worth comparing on one timeline.
  * Needs a superuser or pg_monitor.
  */
