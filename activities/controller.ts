@@ -7,7 +7,7 @@ import {
   LOOKED_FOR, changePause, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
   type ControllerSigns, type PatroniConfig, type PatroniMember, type PatroniSettings, type PauseMark,
 } from '../src/systems/patroni.ts';
-import { allowWrites, readFence, refuseStale, withoutFence } from '../src/systems/postgres-fence.ts';
+import { allowWrites, fenceEpoch, readFence, withoutFence } from '../src/systems/postgres-fence.ts';
 import { hasHostAccess, nodeByAddress, nodeStatus, openNode, runOnNode, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, textInput, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -307,7 +307,9 @@ async function openRulesOfStandby(step: StepRun, node: string): Promise<void> {
   if (!hasHostAccess(host)) throw new HoldfastError('fence-stays', `${node} follows again and its pg_hba.conf still carries the fence: promoted by Patroni, it would let no application in`, { next: `remove the block HOLDFAST FENCE from the pg_hba.conf of ${address} and reload, then retry; or configure nodes.${node}.dataDirectory and exec` });
   const file = await withNode(step.context, datastore, node, async (client) => ((await client.query("select current_setting('hba_file') as file")).rows[0] as { file: string }).file);
   const { stdout } = await runOnNode(host, ['cat', file], { signal: step.signal });
-  refuseStale(stdout, step.call.epoch, host);
+  const epoch = fenceEpoch(stdout);
+  // Said otherwise than before a first change: Patroni is resumed already.
+  if (epoch !== null && epoch > step.call.epoch) throw new HoldfastError('foreign-fence', `${address} carries the fence of epoch ${epoch}, which is later than ours (${step.call.epoch})`, { next: 'another execution fenced it: look at `holdfast audit`' });
   await writeOnNode(host, file, withoutFence(stdout), step.signal);
 }
 

@@ -2,6 +2,7 @@ import pg from 'pg';
 import type { CheckResult } from '../src/model/api.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import type { Json } from '../src/model/runbook-schema.ts';
+import { registerSecret } from '../src/systems/log.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
 import { formatConninfo, parseConninfo, redirectConninfo } from '../src/systems/postgres-conninfo.ts';
 import { readFence } from '../src/systems/postgres-fence.ts';
@@ -75,6 +76,8 @@ async function redirected(step: StepRun, client: pg.Client, node: string): Promi
   const primary = nodeInput(step, 'primary');
   const { host, port, sslmode } = await adminTarget(step.context, datastore, primary);
   const present = parseConninfo(text);
+  const password = present?.get('password');
+  if (password !== undefined) registerSecret(password);
   if (present !== null && present.size > 0) return formatConninfo(redirectConninfo(present, host, port));
   const replication = datastore.nodes[node]!.replication;
   if (replication === undefined) throw new HoldfastError('no-login', `primary_conninfo of ${node} is ${present === null ? 'not understood' : 'empty'}`, { next: `configure nodes.${node}.replication, or set primary_conninfo by hand` });
