@@ -65,14 +65,17 @@ export function createLockActivities(context: Context) {
 
     async releaseLocks(end: LockEnd): Promise<Released[]> {
       const service = end.promoted?.service ?? null;
-      const promoted = end.promoted === null ? null : { service, cooldownMs: service === null ? DEFAULT_COOLDOWN_MS : serviceOf(context.config, service).cooldown };
-      const answers: Released[] = [];
-      for (const datastore of end.datastores) {
+      // A service that left the configuration while the run went on keeps nothing locked.
+      const known = service !== null && Object.hasOwn(context.config.services, service);
+      const promoted = end.promoted === null ? null : { service, cooldownMs: known ? serviceOf(context.config, service).cooldown : DEFAULT_COOLDOWN_MS };
+      // One that does not answer must not keep the others held.
+      const asked = await Promise.allSettled(end.datastores.map(async (datastore) => {
         const answer = await releaseLock(place(datastore), { ...ownRun(), promoted, epoch: end.epoch });
         if (answer === null) context.log.warn({ datastore }, 'there is no lock to release: its workflow was ended by somebody');
-        else answers.push(answer);
-      }
-      return answers;
+        return answer;
+      }));
+      for (const one of asked) if (one.status === 'rejected') throw one.reason;
+      return asked.flatMap((one) => (one.status === 'fulfilled' && one.value !== null ? [one.value] : []));
     },
 
     /** For a dry run: what would be met. Takes nothing. */
