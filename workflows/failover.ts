@@ -5,7 +5,7 @@ import type { createPlanActivities, PlanRequest } from '../activities/plan.ts';
 import type { createReadinessActivities } from '../activities/readiness.ts';
 import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckResult, type FailoverInput, type Notice, type RunbookInput } from '../src/model/api.ts';
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
-import { startExecution, type ExecutionState, type FinalOutcome, type Plan } from '../src/model/execution.ts';
+import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
 import { failbackText, generateFailback, originOf, type GeneratedFailback } from '../src/model/failback.ts';
 import { checksOf, factsOf, marksOf, measureFailover, timelineOf } from '../src/model/measure.ts';
 import { GATE_RULES, gate } from '../src/model/readiness.ts';
@@ -111,17 +111,23 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
   // A dry run takes no lock: it only says what it would meet.
   const held = who.dryRun || refusal !== null ? null : await holdForPlan(plan, who);
   const met = held?.checks ?? (who.dryRun ? await lookAtLocks(plan) : []);
-  execution.setPlan(plan, { epoch: held?.epoch ?? startedAtMs, ...who, ...(held === null ? {} : { locks: held.locks }) });
+  execution.setPlan(plan, { epoch: held?.epoch ?? startedAtMs, ...who, ...(held === null ? (who.dryRun || refusal !== null || !patched('resource-locks') ? {} : { locks: {} }) : { locks: held.locks }) });
   const clock = new CancellationScope({ cancellable: true });
   if (!who.dryRun && plan.objectives !== null && plan.kind !== 'runbook' && !rebuildsFirst(plan) && patched('rto-alert')) void clock.run(() => watchRto(plan, startedAtMs)).catch(() => {});
-  const state: ExecutionState = refusal === null ? await execution.run() : { ...startExecution(plan, { epoch: startedAtMs, ...who }), status: 'finished', final: 'denied', failure: refusal };
+  const state: ExecutionState = refusal === null ? await execution.run() : execution.refuse(refusal);
   clock.cancel();
   // Whatever happens to the execution now, its end is recorded and told. Nothing of it acts on a datastore any more.
   return CancellationScope.nonCancellable(async () => {
     // A nested run that promoted says so itself, to the lock of what it promoted.
     const promoted = state.pastPointOfNoReturn && plan.steps.some((step) => step.uses === 'postgres.promote');
-    await held?.release(promoted ? { service: plan.service } : undefined);
-    return conclude(plan, state, startedAtMs, who, [...met, ...(gated === null ? [] : (await gated).checks)], request.document);
+    const released = held?.release(promoted ? { service: plan.service } : undefined);
+    // A lock that does not answer is asked for an hour: nobody waits that long to be told how it ended.
+    if (held !== null && !patched('told-beside-release')) await released;
+    try {
+      return await conclude(plan, state, startedAtMs, who, [...met, ...(gated === null ? [] : (await gated).checks)], request.document);
+    } finally {
+      await released;
+    }
   });
 }
 

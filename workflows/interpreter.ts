@@ -91,6 +91,8 @@ export interface NestedResult {
 export interface Execution {
   /** Reports what is going on while no plan is there yet. */
   setPlan(plan: Plan, start: ExecutionStart): void;
+  /** Ends it before it began. */
+  refuse(why: string): ExecutionState;
   /** Carries the plan out to its end; never throws for a failed step: the outcome is in the state. */
   run(): Promise<ExecutionState>;
 }
@@ -446,6 +448,12 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       started = start;
       locks = start.locks;
       state = startExecution(newPlan, start);
+    },
+    refuse(why) {
+      // As state of the execution, so that nobody is told that it runs, and no decision is taken for it any more.
+      state = { ...state!, status: 'finished', final: 'denied', failure: why };
+      waitingFor = null;
+      return state;
     },
     run() {
       const outer = CancellationScope.current();
