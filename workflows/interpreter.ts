@@ -27,6 +27,7 @@ import { phaseActivity, stepKind, type Phase } from '../src/model/catalogue.ts';
 import {
   OPERATOR_ACTIONS,
   approvalNeeded,
+  deadlineFrom,
   leftOut,
   nextActions,
   parkedSteps,
@@ -141,7 +142,8 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
           dispatch({ type: 'refused', action, request, why, atMs: Date.now() });
           throw ApplicationFailure.nonRetryable(why, 'refused');
         }
-        dispatch({ type: 'operator', action, request, atMs: Date.now() });
+        const kept = action === 'retry' && plan!.steps.some((step) => step.id === request.step && step.deadlineMs != null) && !patched('deadline-anew');
+        dispatch({ type: 'operator', action, request, atMs: Date.now(), ...(kept ? { deadlineKept: true } : {}) });
         return `${action} by ${request.by} taken`;
       },
       { validator: (request) => refuseWithoutTrace(action, request) },
@@ -198,7 +200,7 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       limitMs = Math.max(1000, Math.min(limitMs, refusedSince + plan!.readOnlyDeadlineMs - Date.now()));
     }
     const { deadlineMs } = planned;
-    const begunAtMs = state!.steps[step]!.startedAtMs;
+    const begunAtMs = deadlineFrom(state!.steps[step]!);
     // The step's own deadline ends an attempt; an undo is not bound by it.
     if (deadlineMs != null && begunAtMs !== null && phase !== 'undo') limitMs = Math.max(1000, Math.min(limitMs, begunAtMs + deadlineMs - Date.now()));
     // An undo is tried on: what it waits for (a worker, a network) comes back, and until then nobody else lifts what we did.

@@ -188,7 +188,7 @@ function deadMan(plan: Plan, state: ExecutionState): number | null {
 function nextUndo(state: ExecutionState): Action {
   const stuck = state.steps.findIndex((step) => step.status === 'parked');
   if (stuck >= 0) return { type: 'park', step: stuck, why: state.steps[stuck]!.error ?? 'undo did not succeed', deadlineMs: null };
-  for (let index = state.steps.length - 1; index >= 0; index -= 1) {
+  for (let index = state.pastPointOfNoReturn ? -1 : state.steps.length - 1; index >= 0; index -= 1) {
     if (needsUndo(state.steps[index]!)) return { type: 'phase', step: index, phase: 'undo' };
   }
   return { type: 'finish', outcome: state.final ?? 'failed' };

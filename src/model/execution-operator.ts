@@ -41,7 +41,7 @@ export function parkedSteps(plan: Plan, state: ExecutionState): ParkedStep[] {
   });
 }
 
-export function operate(plan: Plan, state: ExecutionState, event: { readonly action: OperatorAction; readonly request: OperatorRequest; readonly atMs: number }): ExecutionState {
+export function operate(plan: Plan, state: ExecutionState, event: { readonly action: OperatorAction; readonly request: OperatorRequest; readonly atMs: number; /** As executions did before the retry began it anew. */ readonly deadlineKept?: true }): ExecutionState {
   const { action, request, atMs } = event;
   const decision: Decision = {
     action, by: request.by, reason: request.reason, step: request.step ?? null, atMs,
@@ -69,13 +69,14 @@ export function operate(plan: Plan, state: ExecutionState, event: { readonly act
       // A parked undo is tried again as undo; anything else begins with a new inspection.
       return update(next, index, (step) => ({
         ...step,
-        // Its conditions could not be told: they are looked at again.
-        status: next.status === 'running' && !step.conditionMet && plan.steps[index]!.when !== undefined ? 'pending' : 'running',
+        // Its conditions could not be told, its inputs did not fit, or a guard before it did not hold: all of that is looked at again.
+        status: next.status === 'running' && ((!step.conditionMet && plan.steps[index]!.when !== undefined) || (step.phase === null && step.startedAtMs === null)) ? 'pending' : 'running',
         attempt: step.attempt + 1,
         error: null,
         notBeforeMs: null,
+        ...(event.deadlineKept === true ? {} : { deadlineFromMs: atMs }),
         lastAttempt: Math.max(step.lastAttempt, step.attempt + 2),
-        phase: retryPhase(next, step),
+        phase: next.status === 'running' && step.phase === null && step.startedAtMs === null ? null : retryPhase(next, step),
         // What this try will find replaces what the last one found wrong: a step that then succeeds must not be reported as failed.
         outcome: step.outcome === 'changed' || step.outcome === 'already-satisfied' ? step.outcome : null,
         checks: step.checks.filter((check) => check.ok),
@@ -115,7 +116,8 @@ function markDone(state: ExecutionState, index: number, request: OperatorRequest
   const said = `${request.by}: ${request.reason} (evidence: ${request.evidence ?? 'none'})`;
   let next: ExecutionState = Object.keys(facts).length === 0 ? state : { ...state, facts: { ...state.facts, [before.id]: { ...state.facts[before.id], ...facts } } };
   // Skipped before: it only now becomes known what it would have found.
-  if (before.status === 'done') return update(next, index, (step) => ({ ...step, tainted: null, attempt: step.attempt + 1, summary: `${step.summary}; its facts were declared by ${said}` }));
+  // Approvals given so far are of what was known until now.
+  if (before.status === 'done') return update({ ...next, approvals: [], acceptedLossMs: next.approvals.length > 0 ? null : next.acceptedLossMs }, index, (step) => ({ ...step, tainted: null, attempt: step.attempt + 1, summary: `${step.summary}; its facts were declared by ${said}` }));
   const undoing = state.status === 'undoing';
   if (kind.phases.includes('apply')) next = recordEffect(next, index, undoing ? 'undo' : 'apply', { before: before.before, after: request.evidence ?? null, atMs, outcome: 'changed', declaredBy: request.by });
   next = update(next, index, (step) => ({

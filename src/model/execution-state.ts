@@ -119,6 +119,8 @@ export interface StepState {
   readonly after: Json;
   readonly error: string | null;
   readonly startedAtMs: number | null;
+  /** An operator's retry begins the step's deadline anew. */
+  readonly deadlineFromMs?: number | null;
   readonly endedAtMs: number | null;
 }
 
@@ -317,6 +319,11 @@ export function isIncluded(plan: Plan, state: ExecutionState, step: number): boo
 export function isReady(plan: Plan, state: ExecutionState, step: number): boolean {
   const { needs } = plan.steps[step]!;
   return needs === undefined ? state.steps.slice(0, step).every((earlier) => earlier.status === 'done') : needs.every((index) => state.steps[index]!.status === 'done');
+}
+
+/** From when the step's own deadline counts (epoch milliseconds). */
+export function deadlineFrom(step: StepState): number | null {
+  return step.deadlineFromMs ?? step.startedAtMs;
 }
 
 /** The inputs of a step with every reference filled in that is known by now. */

@@ -18,8 +18,9 @@ export function goBack(state: ExecutionState, final: FinalOutcome, failure: stri
   // What comes up on the way back is not why it goes back.
   if (state.status !== 'running') return state;
   const steps = state.steps.map((step) => (step.status === 'running' || step.status === 'parked' ? { ...step, status: 'running' as const, endedAtMs: atMs, outcome: step.outcome ?? ('failed' as const) } : step));
-  const next: ExecutionState = { ...state, steps, status: 'undoing', final, failure };
-  return next;
+  // Reached by a decision of people between two changes (an approval after a nested run promoted): it ends, and takes nothing back.
+  const kept = state.pastPointOfNoReturn ? '; nothing is undone: the point of no return was passed' : '';
+  return { ...state, steps, status: 'undoing', final, failure: `${failure}${kept}` };
 }
 
 export function recordEffect(state: ExecutionState, index: number, phase: 'apply' | 'undo', effect: Pick<LedgerEntry, 'before' | 'after' | 'atMs' | 'outcome' | 'declaredBy'>): ExecutionState {

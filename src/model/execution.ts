@@ -6,7 +6,7 @@ import type { CheckResult } from './api.ts';
 import type { Phase, StepKind } from './catalogue.ts';
 import { operate } from './execution-operator.ts';
 import {
-  describeCheck, isIncluded, kindOf, mayBePromoted, NEVER_BEGUN, taintsOf, update,
+  describeCheck, isIncluded, kindOf, deadlineFrom, mayBePromoted, NEVER_BEGUN, taintsOf, update,
   type ExecutionState, type OperatorAction, type OperatorRequest, type Outcome, type PhaseResult, type Plan, type StepState,
 } from './execution-state.ts';
 import { done, giveUp, goBack, recordEffect } from './execution-transitions.ts';
@@ -33,7 +33,7 @@ export type ExecutionEvent =
   | { readonly type: 'deadManExpired'; readonly atMs: number }
   | { readonly type: 'cancelRequested'; readonly atMs: number }
   | { readonly type: 'switched'; readonly atMs: number }
-  | { readonly type: 'operator'; readonly action: OperatorAction; readonly request: OperatorRequest; readonly atMs: number }
+  | { readonly type: 'operator'; readonly action: OperatorAction; readonly request: OperatorRequest; readonly atMs: number; readonly deadlineKept?: true }
   /** An operator's attempt that was refused; it changes nothing but the record. */
   | { readonly type: 'refused'; readonly action: OperatorAction; readonly request: OperatorRequest; readonly why: string; readonly atMs: number };
 
@@ -148,6 +148,9 @@ function settlePreflight(plan: Plan, state: ExecutionState, results: readonly Pr
     next = update(next, step, (item) => ({ ...item, preflighted: true, checks: result?.checks === undefined ? item.checks : checks, before: result?.before ?? item.before }));
   }
   if (problems.length === 0) return next;
+  // A nested run has promoted: what comes before the next disruptive step is asked, and waits for an operator. Asked anew by a retry.
+  const waiting = mayBePromoted(next) ? next.steps.findIndex((step, index) => step.status === 'pending' && isIncluded(plan, next, index) && kindOf(step.uses).disruptive) : -1;
+  if (waiting >= 0) return update({ ...next, preflightRepeated: false }, waiting, (step) => ({ ...step, status: 'parked', error: `refused before it began: ${problems.join('; ')}` }));
   return goBack(next, 'failed', `refused before the first change: ${problems.join('; ')}`, atMs);
 }
 
@@ -166,9 +169,11 @@ function judged(plan: Plan, state: ExecutionState, result: PhaseResult | null): 
 
 /** Breaking the rule two-facts needs an approval that says how much may be lost, and what may be lost must stay within it. */
 function lossNotAccepted(plan: Plan, state: ExecutionState, facts: Readonly<Record<string, Json>>): string | null {
-  const ahead = state.steps.some((step, index) => step.uses === 'operator.approval' && isIncluded(plan, state, index) && step.status !== 'done');
+  // Only an approval that is asked before anything is done to the primary can still accept it.
+  const change = state.steps.findIndex((step, index) => step.status !== 'done' && isIncluded(plan, state, index) && kindOf(step.uses).disruptive);
+  const ahead = state.steps.some((step, index) => step.uses === 'operator.approval' && isIncluded(plan, state, index) && step.status !== 'done' && (change < 0 || index < change));
   if (ahead) return null;
-  if (state.acceptedLossMs === null) return 'the rule two-facts is only broken with an approval that accepts the loss: put a step operator.approval after this one';
+  if (state.acceptedLossMs === null) return 'the rule two-facts is only broken with an approval that accepts the loss: put a step operator.approval between this one and the first that fences or promotes';
   const { mayLoseMs } = facts;
   if (state.acceptedLossMs === 'unknown' || (typeof mayLoseMs === 'number' && mayLoseMs <= state.acceptedLossMs)) return null;
   return `a loss of ${state.acceptedLossMs} ms was accepted; by now ${typeof mayLoseMs === 'number' ? `${mayLoseMs} ms` : 'an unknown span'} may be lost`;
@@ -260,7 +265,8 @@ function retryOrGiveUp(plan: Plan, state: ExecutionState, index: number, error: 
   const step = state.steps[index]!;
   const kind = kindOf(step.uses);
   const { retryDelayMs, deadlineMs } = plan.steps[index]!;
-  const late = deadlineMs != null && step.startedAtMs !== null && atMs + (retryDelayMs ?? 0) >= step.startedAtMs + deadlineMs;
+  const fromMs = deadlineFrom(step);
+  const late = deadlineMs != null && fromMs !== null && atMs + (retryDelayMs ?? 0) >= fromMs + deadlineMs;
   const spent = plan.retryBudget !== undefined && state.retriesUsed >= plan.retryBudget;
   if (step.attempt < step.lastAttempt && !late && !spent) {
     const next = update(state, index, (item) => ({ ...item, attempt: item.attempt + 1, inDoubt: false, outcome: null, phase: 'apply', notBeforeMs: retryDelayMs === undefined || retryDelayMs === 0 ? null : atMs + retryDelayMs }));
@@ -307,7 +313,7 @@ function switchToForced(plan: Plan, state: ExecutionState, atMs: number): Execut
   };
   const steps = forced.steps.map((step, index): StepState => {
     const kind = kindOf(step.uses);
-    const anew: StepState = { ...step, status: 'pending', phase: null, active: false, outcome: null, error: null, inDoubt: false, preflighted: false, verifyDue: false, notBeforeMs: null, checks: [], conditionMet: false, attempt: step.attempt + 1, lastAttempt: Math.max(step.lastAttempt, step.attempt + 1 + plan.steps[index]!.attempts - 1), summary: '', startedAtMs: null, endedAtMs: null };
+    const anew: StepState = { ...step, status: 'pending', phase: null, active: false, outcome: null, error: null, inDoubt: false, preflighted: false, verifyDue: false, notBeforeMs: null, checks: [], conditionMet: false, attempt: step.attempt + 1, lastAttempt: Math.max(step.lastAttempt, step.attempt + 1 + plan.steps[index]!.attempts - 1), summary: '', startedAtMs: null, deadlineFromMs: null, endedAtMs: null };
     if (!isIncluded(plan, forced, index)) {
       if (step.status === 'pending') return { ...step, active: false };
       // What it did stays and is undone if the forced run goes back; the forced steps look for themselves.

@@ -1,6 +1,6 @@
 /** Steps beside each other, conditions, budgets, taint, broken rules, nested runs and the change of mode: one rule at a time. */
 import { describe, expect, it } from 'vitest';
-import { approvalNeeded, nextActions, observedDigest, parkedSteps, reduce, refusal, type Action, type OperatorAction, type PlannedStep } from '../../src/model/execution.ts';
+import { approvalNeeded, deadlineFrom, nextActions, observedDigest, parkedSteps, reduce, refusal, type Action, type OperatorAction, type PlannedStep } from '../../src/model/execution.ts';
 import { badChecks, goodResult, planOf, Run, shippedPlan } from './execution-plans.ts';
 
 const command = (id: string, more: Partial<PlannedStep> = {}): Partial<PlannedStep> & Pick<PlannedStep, 'id' | 'uses'> => ({ id, uses: 'rollout.command', with: {}, ...more });
@@ -382,5 +382,79 @@ describe('going over to forced mode', () => {
     const promoting = new Run(plan).until('promote:apply');
     promoting.begin();
     expect(say(promoting, 'switchToForced')).toMatch(/promotion may have begun/);
+  });
+});
+
+describe('after a nested run has promoted', () => {
+  const plan = planOf([
+    { id: 'stage', uses: 'secret.stage' }, { id: 'inner', uses: 'runbook.run', with: { runbook: 'x' } }, { id: 'confirm', uses: 'postgres.health' },
+    { id: 'approve', uses: 'operator.approval', with: { count: 2 } }, { id: 'fence', uses: 'postgres.fence' }, { id: 'promote', uses: 'postgres.promote' },
+  ]);
+  const promoted = (): Run => {
+    const run = new Run(plan).until('inner:apply').good({ pointOfNoReturn: true });
+    expect(run.state.pastPointOfNoReturn).toBe(true);
+    return run.until('approval');
+  };
+
+  it('a rejected or expired approval ends the run and takes nothing back', () => {
+    const rejected = promoted().operator('reject');
+    expect(rejected.next()).toEqual({ type: 'finish', outcome: 'denied' });
+    expect(rejected.state.failure).toMatch(/nothing is undone: the point of no return was passed/);
+    const run = promoted();
+    expect(run.send({ type: 'approvalSettled', step: run.index('approve'), outcome: 'expired' }).next()).toEqual({ type: 'finish', outcome: 'denied' });
+  });
+
+  it('a guard that fails on the second look parks before the next change; a retry asks them all again', () => {
+    const run = promoted();
+    run.until('preflight').preflight('confirm');
+    expect(run.state.status).toBe('running');
+    expect(run.next()).toMatchObject({ type: 'park', step: run.index('fence'), why: expect.stringMatching(/confirm: holds/) });
+    expect(say(run, 'retry', { step: 'fence', attempt: run.step('fence').attempt })).toBeNull();
+    run.operator('retry', { step: 'fence', attempt: run.step('fence').attempt });
+    expect(run.next().type).toBe('preflight');
+    run.preflight();
+    expect(run.next()).toMatchObject({ type: 'phase', step: run.index('fence'), phase: 'inspect' });
+  });
+});
+
+describe('a decision that was taken on something else', () => {
+  it('a retry of a wait or an approval whose inputs do not fit looks at them again, and never goes on with a default', () => {
+    const wait = new Run(planOf([{ id: 'ask', uses: 'canary.verify' }, { id: 'wait', uses: 'operator.wait', with: { duration: '${steps.ask.lost}' } }])).until('ask:verify').good({ facts: { lost: 'many' } });
+    expect(wait.next()).toMatchObject({ type: 'park', why: expect.stringMatching(/its inputs do not fit/) });
+    wait.operator('retry', { step: 'wait', attempt: 1 });
+    expect(wait.next()).toMatchObject({ type: 'park', why: expect.stringMatching(/its inputs do not fit/) });
+    const approval = new Run(planOf([{ id: 'ask', uses: 'canary.verify' }, { id: 'approve', uses: 'operator.approval', with: { count: '${steps.ask.lost}' } }], { approval: { count: 0, expiresMs: 1000 } })).until('ask:verify').good({ facts: { lost: 'many' } });
+    approval.operator('retry', { step: 'approve', attempt: 1 });
+    expect(approval.next()).toMatchObject({ type: 'park', step: 1 });
+  });
+
+  it('an approval does not count once other facts were declared', () => {
+    const run = new Run(planOf([{ id: 'dns', uses: 'route53.change' }, { id: 'approve', uses: 'operator.approval', with: { count: 2 } }, command('act')]));
+    run.until('dns:apply');
+    run.state = { ...run.state, steps: run.state.steps.map((step) => (step.id === 'dns' ? { ...step, status: 'parked', error: 'x' } : step)) };
+    run.operator('skip', { step: 'dns', attempt: 1 }).until('approval').operator('approve', { by: 'bob' });
+    const before = observedDigest(run.plan, run.state);
+    const request = { step: 'dns', attempt: run.step('dns').attempt, evidence: 'console', facts: { changeId: 'C1', insyncMs: 3 } };
+    expect(say(run, 'markDone', request)).toBeNull();
+    run.operator('markDone', request);
+    expect(observedDigest(run.plan, run.state)).not.toBe(before);
+    expect(approvalNeeded(run.plan, run.state)).toMatchObject({ needed: 2, given: [] });
+  });
+
+  it('an approval after the fence does not accept what the fence would lose', () => {
+    const run = new Run(planOf([{ id: 'confirm', uses: 'postgres.health' }, { id: 'fence', uses: 'postgres.fence' }, { id: 'approve', uses: 'operator.approval' }, { id: 'promote', uses: 'postgres.promote' }], { mode: 'forced' }));
+    run.state = { ...run.state, overrides: [{ rule: 'two-facts', by: 'r', reason: 'x' }] };
+    expect(run.good({ checks: [{ name: 'down', ok: false, expected: 'two facts', found: 'one', rule: 'two-facts' }], facts: { mayLoseMs: 1 } }).state).toMatchObject({ status: 'undoing', failure: expect.stringMatching(/between this one and the first/) });
+  });
+
+  it("an operator's retry begins the step's deadline anew", () => {
+    const run = new Run(planOf([{ id: 'fence', uses: 'postgres.fence' }, { id: 'promote', uses: 'postgres.promote' }, { id: 'dns', uses: 'route53.change', deadlineMs: 1000 }])).until('dns:apply');
+    run.atMs += 5000;
+    run.bad('unknown').until('dns:inspect').good().until();
+    expect(run.next()).toMatchObject({ type: 'park', why: expect.stringMatching(/deadline of 1000 ms is over/) });
+    run.operator('retry', { step: 'dns', attempt: run.step('dns').attempt });
+    expect(deadlineFrom(run.step('dns'))).toBe(run.atMs);
+    run.until('dns:apply').bad('unknown').until('dns:inspect').good();
+    expect(run.next()).toMatchObject({ type: 'phase', phase: 'apply' });
   });
 });
