@@ -52,7 +52,8 @@ describe('a decision that came together with the loss of a worker', () => {
 });
 
 describe('a history that does not fit the workflows', () => {
-  it.each(names)('%s with another activity in the place of one is found out', async (name) => {
+  // A lock that nobody had to look at asked for none.
+  it.each(names.filter((name) => activitiesIn(read(name)).length > 0))('%s with another activity in the place of one is found out', async (name) => {
     const history = read(name);
     const scheduled = history.events.filter((event) => event.activityTaskScheduledEventAttributes != null);
     expect(scheduled.length).toBe(activitiesIn(history).length);
