@@ -15,9 +15,15 @@ function stepUsing(state: ExecutionState, uses: string): StepState | undefined {
   return state.steps.find((step) => step.uses === uses);
 }
 
+/** Who said what a step found, when it was not the step itself; a try that came after counts as itself again. */
+function declaredBy(state: ExecutionState, step: StepState | undefined): string | null {
+  return state.decisions.findLast((decision) => step !== undefined && decision.action === 'markDone' && decision.step === step.id && decision.atMs >= (step.startedAtMs ?? 0))?.by ?? null;
+}
+
+/** Only what was found: what a person declared stands in the record, and is no figure. */
 function factOf(state: ExecutionState, uses: string, fact: string): Json | undefined {
   const step = stepUsing(state, uses);
-  const facts = step === undefined ? undefined : state.facts[step.id];
+  const facts = step === undefined || declaredBy(state, step) !== null ? undefined : state.facts[step.id];
   return facts !== undefined && Object.hasOwn(facts, fact) ? facts[fact] : undefined;
 }
 
@@ -53,7 +59,7 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   const waits = state.steps.filter((step) => step.uses === 'operator.approval').map(took).filter((ms) => ms !== null);
   const decided = waits.length === 0 ? null : waits.reduce((sum, ms) => sum + ms, 0);
   const failureBegan = forced ? lastCommitMs : (rebuild?.endedAtMs ?? startedAtMs);
-  const noWrite = 'no acknowledged write on the new primary was seen';
+  const noWrite = declaredNote(state, 'canary.verify') ?? 'no acknowledged write on the new primary was seen';
   const promotion = stepUsing(state, 'postgres.promote');
   const promotedHow = promotedAt !== null ? null : promotion?.outcome !== 'changed' ? 'not promoted' : "promoted, but nobody saw when: its answer was lost or a person declared it";
   const canaries = canaryNotes(state);
@@ -66,8 +72,8 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
       name: forced ? 'RTO: last commit before the failure to first good write' : rebuild === undefined ? 'RTO: start to first good write' : 'RTO: standby rebuilt to first good write',
       unit: 'ms',
       objective: objectives?.rtoMs ?? null,
-      measured: firstGood === null || failureBegan === null ? null : Math.max(0, firstGood - failureBegan),
-      ...(firstGood === null ? { note: noWrite } : failureBegan === null ? { note: 'the candidate had replayed no transaction' } : noteOf(forced ? 'an idle service overstates it: counted from the last commit the candidate replayed' : null, ...canaries)),
+      measured: firstGood === null || failureBegan === null || firstGood < failureBegan ? null : firstGood - failureBegan,
+      ...(firstGood === null ? { note: noWrite } : failureBegan !== null && firstGood < failureBegan ? { note: 'the first good write is older than what it is counted from: clocks differ' } : failureBegan === null ? { note: 'the candidate had replayed no transaction' } : noteOf(forced ? 'an idle service overstates it: counted from the last commit the candidate replayed' : null, ...canaries)),
     },
     recoveryPoint(plan, state),
     {
@@ -75,10 +81,10 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
       unit: 'ms',
       objective: forced ? null : (objectives?.refusedWritesMs ?? null),
       measured: forced ? null : numberFact(state, 'canary.verify', 'refusedWindowMs'),
-      ...(forced ? { note: 'the primary was down before the canary could write; RTO says how long writes were refused' } : noteOf(numberFact(state, 'canary.verify', 'refusedWindowMs') === null ? 'the canary did not write on both sides' : null, ...canaries)),
+      ...(forced ? { note: 'the primary was down before the canary could write; RTO says how long writes were refused' } : noteOf(numberFact(state, 'canary.verify', 'refusedWindowMs') === null ? (declaredNote(state, 'canary.verify') ?? 'the canary did not write on both sides') : null, ...canaries)),
     },
     lostWrites(plan, state),
-    ...(forced ? [{ name: 'detect: last commit to start', unit: 'ms' as const, objective: null, measured: lastCommitMs === null ? null : Math.max(0, startedAtMs - lastCommitMs), ...(lastCommitMs === null ? { note: 'the candidate had replayed no transaction' } : {}) }] : []),
+    ...(forced ? [detection(lastCommitMs, startedAtMs)] : []),
     ...(rebuild === undefined ? [] : [{ name: 'rebuild: standby rebuilt and caught up', unit: 'ms' as const, objective: null, measured: took(rebuild), note: `by ${String(factOf(state, 'postgres.rebuildStandby', 'method') ?? 'an unknown method')}` }]),
     { name: 'decide: waiting for approval', unit: 'ms', objective: null, measured: decided, ...(decided === null ? { note: 'no approval was asked for' } : {}) },
     { name: 'execute: first change to promoted', unit: 'ms', objective: null, measured: promotedAt === null || firstChange === null ? null : Math.max(0, promotedAt - firstChange), ...noteOf(promotedHow) },
@@ -95,6 +101,13 @@ export function measureFailover(plan: Plan, state: ExecutionState, startedAtMs: 
   return { measurements, missed, objectivesMet: missed.length === 0 };
 }
 
+function detection(lastCommitMs: number | null, startedAtMs: number): Measurement {
+  const base = { name: 'detect: last commit to start', unit: 'ms' as const, objective: null };
+  if (lastCommitMs === null) return { ...base, measured: null, note: 'the candidate had replayed no transaction' };
+  // Switched to forced on the way: nobody was there to detect anything before it.
+  return lastCommitMs > startedAtMs ? { ...base, measured: null, note: 'the run had begun before the last commit' } : { ...base, measured: startedAtMs - lastCommitMs };
+}
+
 function dnsConvergence(state: ExecutionState): Measurement {
   const insync = numberFact(state, 'route53.change', 'insyncMs');
   const changed = stepUsing(state, 'route53.change')?.outcome === 'changed';
@@ -105,10 +118,10 @@ function lostWrites(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'acknowledged writes lost', unit: 'count' as const };
   if (state.mode === 'planned') {
     const lost = canaryLost(state);
-    return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: 'the canary could not be read back' } : { note: [`of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote`, ...canaryNotes(state)].join('; ') }) };
+    return { ...base, objective: plan.objectives?.lostWrites ?? null, measured: lost, ...(lost === null ? { note: declaredNote(state, 'canary.verify') ?? 'the canary could not be read back' } : { note: [`of ${String(factOf(state, 'canary.verify', 'acknowledged'))} that the canary wrote`, ...canaryNotes(state)].join('; ') }) };
   }
   const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');
-  return { ...base, objective: null, measured: lost, note: String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
+  return { ...base, objective: null, measured: lost, note: declaredNote(state, 'postgres.measureLoss') ?? String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
 }
 
 /** null as well when nothing was acknowledged: none of none proves nothing. */
@@ -122,16 +135,22 @@ function canaryNotes(state: ExecutionState): string[] {
   return Array.isArray(notes) ? notes.map(String) : [];
 }
 
+function declaredNote(state: ExecutionState, uses: string): string | null {
+  const step = stepUsing(state, uses);
+  const by = declaredBy(state, step);
+  return by === null ? null : `what ${step!.id} would have found was declared by ${by}, not measured`;
+}
+
 /** Time of work lost. Planned: none when every acknowledged write is there. Forced: from the fork to the last lost commit, in the old primary's own WAL. */
 function recoveryPoint(plan: Plan, state: ExecutionState): Measurement {
   const base = { name: 'RPO: work lost', unit: 'ms' as const, objective: plan.objectives?.rpoMs ?? null };
   if (state.mode === 'planned') {
     const lost = canaryLost(state);
     if (lost === 0) return { ...base, measured: 0, note: ['every acknowledged canary write is on the new primary, which replayed the last WAL position of the old one', ...canaryNotes(state)].join('; ') };
-    return { ...base, measured: null, note: lost === null ? 'the canary could not be read back' : `${lost} acknowledged writes are missing` };
+    return { ...base, measured: null, note: lost === null ? (declaredNote(state, 'canary.verify') ?? 'the canary could not be read back') : `${lost} acknowledged writes are missing` };
   }
   const lost = numberFact(state, 'postgres.measureLoss', 'lostTransactions');
-  if (lost === null) return { ...base, measured: null, note: String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
+  if (lost === null) return { ...base, measured: null, note: declaredNote(state, 'postgres.measureLoss') ?? String(factOf(state, 'postgres.measureLoss', 'note') ?? 'the old primary could not be read') };
   if (lost === 0) return { ...base, measured: 0, note: 'no commit of the old primary lies after the fork' };
   const last = factOf(state, 'postgres.measureLoss', 'lastLostAt');
   const fork = factOf(state, 'postgres.health', 'lastCommitAt');
@@ -150,7 +169,7 @@ export function timelineOf(state: ExecutionState): TimelineEntry[] {
 /** What a person declared is not what was seen. */
 function outcomeOf(state: ExecutionState, step: StepState): string {
   if (step.status === 'undone') return 'undone';
-  return state.ledger.some((entry) => entry.step === step.id && entry.declaredBy !== undefined) ? 'declared by hand' : (step.outcome ?? 'unknown');
+  return declaredBy(state, step) !== null || state.ledger.some((entry) => entry.step === step.id && entry.declaredBy !== undefined) ? 'declared by hand' : (step.outcome ?? 'unknown');
 }
 
 /** What is drawn over the timeline: when writes were refused, when there was no way back, how long approval took, until when the objective reached. */

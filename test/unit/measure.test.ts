@@ -43,6 +43,21 @@ describe('a planned failover', () => {
     expect(measureFailover(planned, state, STARTED)).toMatchObject({ objectivesMet: true, missed: [] });
   });
 
+  it('what a person declared is in the record and meets no objective', () => {
+    const state = ran(planned, good);
+    const at = state.steps.find((step) => step.id === 'verify-canary')!.endedAtMs!;
+    const declared: ExecutionState = { ...state, decisions: [...state.decisions, { action: 'markDone', by: 'ann', reason: 'the canary hung', step: 'verify-canary', evidence: 'counted by hand', atMs: at }] };
+    const { measurements, objectivesMet } = measureFailover(planned, declared, STARTED);
+    for (const name of ['RTO', 'RPO', 'refused-write window', 'acknowledged writes lost']) {
+      expect(measurements.find((item) => item.name.startsWith(name))).toMatchObject({ measured: null, note: expect.stringMatching(/verify-canary .*declared by ann, not measured/) });
+    }
+    expect(objectivesMet).toBe(false);
+    expect(timelineOf(declared).find((entry) => entry.label === 'verify-canary')).toMatchObject({ outcome: 'declared by hand' });
+    // It ran again afterwards: what it then found is a finding.
+    const again: ExecutionState = { ...declared, steps: declared.steps.map((step) => (step.id === 'verify-canary' ? { ...step, startedAtMs: at + 1, endedAtMs: at + 2 } : step)) };
+    expect(measureFailover(planned, again, STARTED).objectivesMet).toBe(true);
+  });
+
   it('what was not measured is null and says why, and an objective without a figure is missed', () => {
     const state = ran(planned);
     const { measurements, missed, objectivesMet } = measureFailover(planned, state, STARTED);
@@ -127,6 +142,13 @@ describe('a forced failover', () => {
     expect(figure(forced, state, 'RTO')).toMatchObject({ measured: 34_200, note: expect.stringMatching(/idle service overstates/) });
     expect(figure(forced, state, 'detect')).toMatchObject({ measured: 30_000, objective: null });
     expect(figure(forced, state, 'RPO')).toMatchObject({ measured: 0 });
+  });
+
+  it('is not detected before it was: the run had begun as planned', () => {
+    const late = { ...good, confirm: { lastCommitAt: new Date(STARTED + 1000).toISOString() } };
+    expect(figure(forced, ran(forced, late), 'detect')).toMatchObject({ measured: null, note: 'the run had begun before the last commit' });
+    expect(figure(forced, ran(forced, late), 'RTO')).toMatchObject({ measured: 3200 });
+    expect(figure(forced, ran(forced, { ...late, 'verify-canary': { ...canary, firstGoodWriteAtMs: STARTED + 500 } }), 'RTO')).toMatchObject({ measured: null, note: expect.stringContaining('clocks differ') });
   });
 
   it('what was lost comes from the old primary, as a count and as the time of the last of it', () => {
