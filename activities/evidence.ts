@@ -32,10 +32,14 @@ export function createEvidenceActivities(context: Context) {
           stored = await copyWithRetries(evidence.store, written);
           await settlePending(directory, written.folder);
         } catch (error) {
+          // Whoever looked while there was no record yet has taken its mark away.
+          await markPending(directory, written.folder).catch((failed: unknown) => problems.push(`it could not be marked as not copied: ${messageOf(failed)}`));
           problems.push(`NOT COPIED to store ${evidence.store}: ${messageOf(error)}. It is on this host only and is copied with the next record, when a worker starts here, or by \`holdfast evidence push\``);
         }
         // What an earlier failure left behind goes with it; that it cannot is no fault of this record.
-        if (stored !== null) await within(PUSH_MS, 'older copies', (signal) => pushPending(context, directory, evidence.store!, Date.now(), signal)).catch((error: unknown) => context.log.warn({ error: messageOf(error) }, 'older evidence could not be copied'));
+        if (stored !== null) await within(PUSH_MS, 'older copies', (signal) => pushPending(context, directory, evidence.store!, Date.now(), signal)).then(({ left, problem }) => {
+            if (problem !== undefined) context.log.error({ left, problem }, 'evidence is on this host only');
+          }, (error: unknown) => context.log.warn({ error: messageOf(error) }, 'older evidence could not be copied'));
       }
       const problem = problems.length === 0 ? null : problems.join('; ');
       context.log.info({ evidence: written.directory, signed: written.signed, stored, problem, outcome: input.outcome }, 'evidence written');

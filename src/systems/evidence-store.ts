@@ -151,9 +151,14 @@ async function readObject(store: Store, key: string, signal?: AbortSignal): Prom
   return Buffer.concat(chunks);
 }
 
-/** Make the copies that are still to be made on this host. Stops at the first that fails: the store is not there. @returns what was copied, and what kept the rest. */
+/**
+ * Make the copies that are still to be made on this host. What is wrong with one record keeps no other from its copy; a store that is not
+ * there ends it. @returns what was copied, and what kept the rest.
+ */
 export async function pushPending(context: Context, directory: string, storeName: string, nowMs: number, signal?: AbortSignal): Promise<{ copied: string[]; left: string[]; problem: string | undefined }> {
   const copied: string[] = [];
+  const left: string[] = [];
+  const problems: string[] = [];
   const pending = await listPending(directory);
   for (const [index, folder] of pending.entries()) {
     try {
@@ -169,10 +174,13 @@ export async function pushPending(context: Context, directory: string, storeName
       await settlePending(directory, folder);
       copied.push(folder);
     } catch (error) {
-      return { copied, left: pending.slice(index), problem: messageOf(error) };
+      const oneRecord = error instanceof HoldfastError && !error.retryable && error.code.startsWith('evidence-');
+      problems.push(messageOf(error));
+      if (!oneRecord) return { copied, left: [...left, ...pending.slice(index)], problem: problems.join('; ') };
+      left.push(folder);
     }
   }
-  return { copied, left: [], problem: undefined };
+  return { copied, left, problem: problems.length === 0 ? undefined : problems.join('; ') };
 }
 
 async function absent(path: string): Promise<boolean> {

@@ -7,9 +7,11 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { checkChains, type ChainLink } from '../../src/model/evidence-chain.ts';
 import { REPORT_LAYOUT, canonicalJson, chainFacts, evidenceFolder, judge, serialiseReport, type EvidenceInput, type Fact } from '../../src/model/evidence.ts';
 import { renderTimeline } from '../../src/model/evidence-plot.ts';
-import { listEvidence, prepareEvidence, verifyEvidenceFolder, writeEvidenceFolder } from '../../src/systems/evidence-folder.ts';
+import { listEvidence, listPending, markPending, prepareEvidence, verifyEvidenceFolder, writeEvidenceFolder } from '../../src/systems/evidence-folder.ts';
 import { generateSigningKey, readPublicKey, readSigningKey, trustOnly, trustedKey, type Trust } from '../../src/systems/evidence-keys.ts';
+import { pushPending } from '../../src/systems/evidence-store.ts';
 import { EVIDENCE_FILES, sha256Hex, verifyEvidence } from '../../src/systems/evidence-verify.ts';
+import type { Context } from '../../src/systems/context.ts';
 import { registerSecret } from '../../src/systems/log.ts';
 
 const KEY = generateSigningKey();
@@ -437,4 +439,19 @@ describe('the readable reports', () => {
 test('an empty timeline and one of no duration can be drawn', () => {
   expect(renderTimeline([])).toContain('No steps');
   expect(renderTimeline([{ label: 'a', startMs: 5, endMs: 5, outcome: 'ok' }])).not.toContain('NaN');
+});
+
+test('a record that was changed keeps no other from its copy', async () => {
+  const directory = join(root, 'left-here');
+  const changed = await written('left-here', { ...INPUT, runId: 'run-1', startedAt: '2026-11-20T03:00:00.000Z' });
+  const whole = await written('left-here', { ...INPUT, runId: 'run-2' });
+  for (const path of [changed, whole]) await markPending(directory, basename(path));
+  await writeFile(join(changed, 'report.md'), 'otherwise');
+  const store = join(root, 'left-store');
+  await mkdir(store, { recursive: true });
+  const context = { config: { stores: { main: { type: 'folder', path: store, prefix: '' } }, evidence: { store: 'main' } }, configPath: join(root, 'holdfast.yaml') } as unknown as Context;
+  const { copied, left, problem } = await pushPending(context, directory, 'main', Date.now());
+  expect({ copied, left }).toEqual({ copied: [basename(whole)], left: [basename(changed)] });
+  expect(problem).toContain('report.md was changed');
+  expect(await listPending(directory)).toEqual([basename(changed)]);
 });
