@@ -212,9 +212,11 @@ function readOnly(call: ByHandCall): ByHand {
       run('check', 'The rules are in force (asked by a new session; it may take a moment).', waitFor(psql(call, primary, `select ${FENCED_SQL} and ${IN_FORCE_SQL}`), 't'), ['t']),
       run('do', 'End every session.', waitFor(psql(call, primary, "select count(pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"), '0'), ['0']),
       run('do', 'The last WAL position, after a commit of our own that flushes everything before it.', `${sqlFile(call, primary, {}, "begin read write;\nselect pg_logical_emit_message(true, 'holdfast', 'read-only by hand') \\g /dev/null\nset local synchronous_commit = local;\ncommit;\nselect pg_current_wal_flush_lsn();", `"$HF/${call.step}.lsn"`)}\ncat "$HF/${call.step}.lsn"`, undefined, '0/3000148'),
-      run('undo', `Let writes in again. Only while ${standbys.join(', ')} ${standbys.length === 1 ? 'is' : 'are'} still in recovery (prints t); never after the promotion was begun.`, [
-        ...standbys.map((name) => psql(call, name, 'select pg_is_in_recovery()')),
-        sqlFile(call, primary, {}, `alter system reset default_transaction_read_only;\n${rewriteHba(WITHOUT_FENCE_SQL)}\nselect pg_reload_conf() \\g /dev/null\nselect 'open';`),
+      run('undo', `Let writes in again. Only while ${standbys.join(', ')} ${standbys.length === 1 ? 'is' : 'are'} still in recovery, which is asked first; never after the promotion was begun.`, [
+        'ok=yes',
+        // A standby that does not answer holds nothing up; the one that may have been promoted must say that it was not.
+        ...standbys.map((name) => `x="$(${psql(call, name, 'select pg_is_in_recovery()')})"; [ "$x" ${name === call.roles.candidate || standbys.length === 1 ? '= t' : '!= f'} ] || { echo "STOP: is ${name} in recovery? \"$x\""; ok=; }`),
+        `[ -n "$ok" ] && ${sqlFile(call, primary, {}, `alter system reset default_transaction_read_only;\n${rewriteHba(WITHOUT_FENCE_SQL)}\nselect pg_reload_conf() \\g /dev/null\nselect 'open';`)}`,
       ].join('\n'), ['open']),
     ],
     stop: ['a session does not end', `more than ${formatDuration(call.readOnlyDeadlineMs)} have passed and nothing was promoted: undo`],
@@ -360,8 +362,9 @@ function measureLoss(call: ByHandCall): ByHand {
       run('check', `Transactions that ${name} acknowledged and that are not on the new primary: COMMIT records in its own WAL after the fork. (pg_waldump ends with an error at the end of the WAL.)`, [
         `segment="$(${segment})"`,
         `${onNode(node, ['env', 'TZ=UTC', 'LC_ALL=C', tool(node, 'pg_waldump'), '--rmgr=Transaction'])} -s ${fork} -p ${sh(`${node.dataDirectory}/pg_wal`)} "$segment" > "$HF/lost.txt" 2> "$HF/lost.err"; cat "$HF/lost.err" >&2`,
-        'grep -c "desc: COMMIT" "$HF/lost.txt"',
-      ].join('\n'), undefined, '0, or how many'),
+        // As the engine judges it: it always ends with an error, at the end of the WAL. Another one means that nothing was read.
+        `if [ -s "$HF/lost.txt" ] || grep -q -i -E 'invalid record|invalid magic|invalid resource|record with incorrect|could not find a valid record|zero-length|contrecord|could not open file' "$HF/lost.err"; then grep -c 'desc: COMMIT' "$HF/lost.txt"; else echo 'NOT MEASURED'; fi`,
+      ].join('\n'), undefined, '0, or how many; NOT MEASURED when nothing could be read'),
     ],
     stop: [],
     broken: 'its host does not answer, or pg_waldump read nothing at all: the figure is "not measured", never an estimate',
@@ -407,24 +410,26 @@ function rebuild(call: ByHandCall): ByHand {
       run('check', `${name} is down, fenced, or a standby: not a second primary. What it alone has will be discarded.`, `${psql(call, name, `select pg_is_in_recovery() or ${FENCED_SQL}`)} 2>/dev/null || echo down`, ['t', 'down']),
       run('do', 'Stop it.', `${onNode(node, stop)} || echo "it may have been stopped already"`),
       run('check', 'It is stopped.', `${onNode(node, [tool(node, 'pg_ctl'), '-D', data, 'status'])} >/dev/null 2>&1; echo "exit $?"`, ['exit 3']),
-      run('do', 'Its rules get the fence, if they have none: whoever starts it meanwhile lets no application in.', `${onNode(node, ['grep', '-q', FENCE_BEGIN, `${data}/pg_hba.conf`])} || { { printf '%s\\n' ${block}; ${onNode(node, ['cat', `${data}/pg_hba.conf`])}; } > "$HF/hba.new" && ${onNode(node, ['tee', `${data}/pg_hba.conf`])} < "$HF/hba.new" > /dev/null; }; echo done`, ['done']),
+      run('do', 'Its rules get the fence, if they have none: whoever starts it meanwhile lets no application in.', `${onNode(node, ['grep', '-q', FENCE_BEGIN, `${data}/pg_hba.conf`])} || { { printf '%s\\n' ${block}; ${onNode(node, ['cat', `${data}/pg_hba.conf`])}; } > "$HF/hba.new" && ${onNode(node, ['tee', `${data}/pg_hba.conf`])} < "$HF/hba.new" > /dev/null; } && echo done`, ['done']),
       run('do', `Checkpoint on ${primary}, then rewind ${name} to where the timelines parted. A node that was not shut down cleanly must first recover, which standby.signal would prevent.`, [
         `case "$(${onNode(node, ['env', 'LC_ALL=C', tool(node, 'pg_controldata'), data])} | grep 'cluster state')" in *'shut down'*) ;; *) ${onNode(node, ['rm', '-f', `${data}/standby.signal`])} ;; esac`,
         psql(call, primary, 'checkpoint'),
         `${onNode(node, [tool(node, 'pg_rewind'), '-R', `--target-pgdata=${data}`, `--source-server=${address} user=${value(replication.username)} dbname=postgres`])}; echo "exit $?"; ${onNode(node, ['touch', `${data}/standby.signal`])}`,
       ].join('\n'), undefined, 'exit 0'),
       run('else', 'If pg_rewind did not end with 0: a new copy. The old files go when it is complete.', [
-        onNode(node, ['rm', '-rf', `${data}.holdfast-new`]),
-        `${onNode(node, [tool(node, 'pg_basebackup'), '-D', `${data}.holdfast-new`, '-d', `${address} user=${value(replication.username)}`, '-X', 'stream', '-c', 'fast', '--no-password'])} && ${onNode(node, ['touch', `${data}.holdfast-new/standby.signal`])} && ${onNode(node, ['mv', data, `${data}.holdfast-old`])} && ${onNode(node, ['mv', `${data}.holdfast-new`, data])}`,
-      ].join('\n')),
-      run('do', 'Whom it follows.', `{ ${onNode(node, ['cat', `${data}/postgresql.auto.conf`])} | grep -v -E '^ *(primary_conninfo|primary_slot_name|default_transaction_read_only) *='; printf '%s\\n' ${settings.map((line) => sh(line)).join(' ')}; } > "$HF/auto.new"; ${onNode(node, ['tee', `${data}/postgresql.auto.conf`])} < "$HF/auto.new" > /dev/null; ${onNode(node, ['touch', `${data}/standby.signal`])}; echo done`, ['done']),
+        `${onNode(node, [tool(node, 'pg_ctl'), '-D', data, 'status'])} > /dev/null 2>&1; r=$?`,
+        // A second time it would move the new files into the folder of the old ones, under a server that runs.
+        `{ [ $r -eq 3 ] || [ $r -eq 4 ]; } && ${onNode(node, ['test', '!', '-e', `${data}.holdfast-old`])} && ${onNode(node, ['rm', '-rf', `${data}.holdfast-new`])} &&`,
+        `${onNode(node, [tool(node, 'pg_basebackup'), '-D', `${data}.holdfast-new`, '-d', `${address} user=${value(replication.username)}`, '-X', 'stream', '-c', 'fast', '--no-password'])} && ${onNode(node, ['touch', `${data}.holdfast-new/standby.signal`])} &&`,
+        `{ ${onNode(node, ['test', '!', '-e', data])} || ${onNode(node, ['mv', data, `${data}.holdfast-old`])}; } && ${onNode(node, ['mv', `${data}.holdfast-new`, data])} && echo done || echo "STOP: a server runs on ${name}, or ${data}.holdfast-old is there already (look what it is, and move it away), or the copy failed"`,
+      ].join('\n'), ['done']),
+      run('do', 'Whom it follows.', `${onNode(node, ['cat', `${data}/postgresql.auto.conf`])} > "$HF/auto.was" && { grep -v -E '^ *(primary_conninfo|primary_slot_name|default_transaction_read_only) *=' "$HF/auto.was"; printf '%s\\n' ${settings.map((line) => sh(line)).join(' ')}; } > "$HF/auto.new" && ${onNode(node, ['tee', `${data}/postgresql.auto.conf`])} < "$HF/auto.new" > /dev/null && ${onNode(node, ['touch', `${data}/standby.signal`])} && echo done`, ['done']),
       run('do', 'Start it.', `${onNode(node, start)} > "$HF/start.log" 2>&1; echo "exit $?"`, ['exit 0']),
       run('check', `${primary} lists it.`, waitFor(psql(call, primary, `select count(*) from pg_stat_replication where state = 'streaming' and application_name = ${literal(name)}`), '1', 150), ['1']),
-      run('do', 'It is a standby now (prints t): its fence goes, or it would refuse every application after the next promotion.', [
-        psql(call, name, 'select pg_is_in_recovery()'),
-        `hba="$(${psql(call, name, 'show hba_file')})"`,
-        `${onNode(node, ['cat'])} "$hba" | sed '/^${FENCE_BEGIN}/,/^${FENCE_END}/d' > "$HF/hba.open"; ${onNode(node, ['tee'])} "$hba" < "$HF/hba.open" > /dev/null`,
-        psql(call, name, 'select pg_reload_conf()'),
+      run('do', 'It is a standby now, which is asked first: its fence goes, or it would refuse every application after the next promotion.', [
+        `[ "$(${psql(call, name, 'select pg_is_in_recovery()')})" = t ] && hba="$(${psql(call, name, 'show hba_file')})" && ${onNode(node, ['cat'])} "$hba" > "$HF/hba.was" &&`,
+        `sed '/^${FENCE_BEGIN}/,/^${FENCE_END}/d' "$HF/hba.was" > "$HF/hba.open" && [ -s "$HF/hba.open" ] && ${onNode(node, ['tee'])} "$hba" < "$HF/hba.open" > /dev/null &&`,
+        `${psql(call, name, 'select pg_reload_conf()')} || echo "STOP: it is no standby, or its rules could not be read or written; they are as they were unless they were being written"`,
       ].join('\n'), ['t']),
     ],
     stop: [`the second check prints f: two primaries; find out which one is right before anything is discarded`],

@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -147,6 +147,47 @@ describe('the checklist', () => {
       expect(Number(readFileSync(join(home, 'holdfast-orders-failover-planned', 'epoch'), 'utf8'))).toBeGreaterThan(Date.now() - 60_000);
     } finally {
       rmSync(home, { recursive: true });
+    }
+  });
+
+  it('pasted where it must not be, or while a host does not answer, it changes nothing', async () => {
+    const [there, back] = await Promise.all([made('failover', 'planned'), made('failback', 'planned')]);
+    const find = (paper: BreakGlass, kind: string, text: string): string => blocks(paper.markdown).find((block) => block.kind === kind && block.sh.includes(text))!.sh;
+    const openAgain = find(there, 'undo', 'default_transaction_read_only');
+    const follows = find(back, 'do', 'auto.new');
+    const fenceGoes = find(back, 'do', 'hba.open');
+    const copyAnew = find(back, 'else', 'pg_basebackup');
+    const count = find(await made('failover', 'forced'), 'check', 'pg_waldump');
+    const directory = mkdtempSync(join(tmpdir(), 'holdfast-paste-'));
+    const [log, state] = [join(directory, 'log'), join(directory, 'recovery')];
+    // What psql says of recovery, and how far ssh gets, is in files; what both are asked for is written down.
+    const program = (name: string, text: string): void => writeFileSync(join(directory, name), `#!/bin/sh\n${text}\n`, { mode: 0o755 });
+    program('psql', `case "$*" in *pg_is_in_recovery*) cat ${state};; *hba_file*) echo /data/a/pg_hba.conf;; *) echo "psql $*" >> ${log}; cat > /dev/null; echo t;; esac`);
+    const type = (script: string, recovery: string, ssh: string): { out: string; asked: string } => {
+      rmSync(log, { force: true });
+      writeFileSync(state, recovery);
+      program('ssh', `echo "ssh $*" >> ${log}\n${ssh}`);
+      const out = execFileSync('sh', ['-c', script], { env: { PATH: `${directory}:/usr/bin:/bin`, HF: directory }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] });
+      return { out: out.trim(), asked: existsSync(log) ? readFileSync(log, 'utf8') : '' };
+    };
+    const lenient = (script: string): string => `${script}\n:`;
+    try {
+      for (const recovery of ['f', '']) expect(type(lenient(openAgain), recovery, 'exit 1')).toEqual({ out: expect.stringMatching(/^STOP: is b in recovery/), asked: '' });
+      expect(type(openAgain, 't', 'exit 1').asked).toContain('psql');
+      expect(type(lenient(follows), 't', 'exit 255')).toEqual({ out: '', asked: expect.not.stringContaining('tee') });
+      expect(type(follows, 't', 'case "$*" in *cat*) echo "archive_mode = on";; *tee*) cat >> ' + log + ';; esac')).toEqual({ out: 'done', asked: expect.stringMatching(/archive_mode = on\nprimary_conninfo/) });
+      expect(type(fenceGoes, 'f', 'cat')).toEqual({ out: expect.stringMatching(/^STOP/), asked: '' });
+      expect(type(fenceGoes, 't', 'exit 255')).toEqual({ out: expect.stringMatching(/^STOP/), asked: expect.not.stringContaining('tee') });
+      expect(type(fenceGoes, 't', 'case "$*" in *cat*) echo local;; esac')).toEqual({ out: 't', asked: expect.stringContaining('tee') });
+      // A server runs, its host does not answer, or the old files of another time are there.
+      for (const ssh of ['exit 0', 'exit 255', 'case "$*" in *status*) exit 3;; *) exit 1;; esac']) expect(type(copyAnew, 't', ssh)).toEqual({ out: expect.stringMatching(/^STOP/), asked: expect.not.stringMatching(/ (rm|mv) /) });
+      expect(type(copyAnew, 't', 'case "$*" in *status*) exit 3;; *holdfast-old) exit 0;; *test*/data/a) exit 1;; esac')).toEqual({ out: 'done', asked: expect.stringMatching(/rm -rf .*\n.*pg_basebackup.*\n[\s\S]*mv \/data\/a \/data\/a\.holdfast-old\n.*mv \/data\/a\.holdfast-new \/data\/a/) });
+      writeFileSync(join(directory, 'promote.forkLsn'), '0/3000000');
+      writeFileSync(join(directory, 'promote.parentTimeline'), '1');
+      expect(type(count, 't', 'exit 255').out).toBe('NOT MEASURED');
+      expect(type(`${count} || :`, 't', 'echo "pg_waldump: error: error in WAL record at 0/3000148: invalid record length" >&2; exit 1').out).toBe('0');
+    } finally {
+      rmSync(directory, { recursive: true });
     }
   });
 
