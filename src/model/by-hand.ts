@@ -125,7 +125,6 @@ export const BY_HAND: Readonly<Record<string, (call: ByHandCall) => ByHand>> = {
   },
   'controller.pause': (call) => patroni(call, 'pause'),
   'controller.resume': (call) => patroni(call, 'resume'),
-  // A kind that a later catalogue may have.
   'postgres.repointStandbys': repoint,
 };
 
@@ -441,7 +440,7 @@ function repoint(call: ByHandCall): ByHand {
   const primary = nodeName(call, 'primary');
   const source = nodeOf(call, primary);
   const datastore = databaseOf(call);
-  const old = textOf(call.inputs['node'] ?? call.inputs['oldPrimary'], '');
+  const old = textOf(call.inputs['old'], call.roles.primary ?? '');
   const standbys = Object.entries(datastore.nodes).filter(([name]) => name !== primary && name !== old);
   return {
     blocks: standbys.map(([name, node]) => {
@@ -511,10 +510,7 @@ export function fenceLines(admin: string, call: Pick<ByHandCall, 'service' | 'st
   return [
     `${FENCE_BEGIN} epoch=${epoch} execution=by-hand/${(call.service ?? call.step).replaceAll(/[^\w./:-]/g, '_')}`,
     '# Writes are refused: only the recovery administrator and replication are let in. Remove this block and reload to lift it by hand.',
-    `local all ${user} md5`,
-    `host all ${user} all md5`,
-    'local all all reject',
-    'host all all all reject',
+    ...[`local all ${user} md5`, `host all ${user} all md5`, 'local all all reject', 'host all all all reject'].map((rule) => `${rule} # holdfast fence`),
     FENCE_END,
   ];
 }

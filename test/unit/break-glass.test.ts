@@ -101,6 +101,15 @@ describe('the checklist', () => {
     }
   });
 
+  it('points the other standbys to the new primary, and not the old one', async () => {
+    for (const mode of ['planned', 'forced'] as const) {
+      const { markdown } = await made('failover', mode);
+      const repointed = blocks(markdown).filter((block) => block.sh.includes('alter system set primary_conninfo'));
+      expect(repointed.map((block) => /host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(['c']);
+      expect(repointed[0]!.sh).toContain("primary_conninfo = 'host=db-b.internal");
+    }
+  });
+
   it('quotes for the remote shell too, and says where nothing is configured', async () => {
     const { markdown } = await made('failover', 'forced');
     expect(markdown).toContain('ssh db-a sudo -u postgres -- touch /data/a/standby.signal');
