@@ -42,7 +42,7 @@ export async function verifyImported(context: Context, results: BreakGlassResult
   const plan = await presentPlan(context, results);
   const live = (await Promise.all(results.steps.filter((step) => step.outcome === 'done' && VISIBLE[step.uses] !== undefined).map((step) => look(context, results, step)))).flat();
   if (!promoted(results)) live.push(...(await unchanged(context, results)));
-  return { title: plan?.title ?? results.runbook, objectives: plan?.objectives ?? null, checks: [...consistencyChecks(results, plan?.hash ?? null), ...live] };
+  return { title: plan?.title ?? results.runbook, objectives: plan?.objectives ?? null, checks: [...consistencyChecks(results, plan?.hash ?? null, plan?.steps.filter((step) => step.included)), ...live] };
 }
 
 async function presentPlan(context: Context, results: BreakGlassResults): Promise<Plan | null> {

@@ -4,6 +4,7 @@ import type { CheckResult } from './api.ts';
 import { stepKind } from './catalogue.ts';
 import type { EvidenceInput, Measurement, TimelineEntry } from './evidence.ts';
 import type { Plan } from './execution.ts';
+import { secretShape } from './secret-shape.ts';
 
 export const BY_HAND_OUTCOMES = ['done', 'skipped', 'failed', 'not begun'] as const;
 
@@ -61,6 +62,7 @@ export function resultsProblems(value: unknown, nowMs: number): string[] {
   const lastGood = time('lastGoodWriteAt', results.lastGoodWriteAt, false);
   const firstGood = time('firstGoodWriteAt', results.firstGoodWriteAt, false);
   if (lastGood !== null && firstGood !== null && firstGood < lastGood) problems.push('firstGoodWriteAt: before lastGoodWriteAt; it is the first write on the NEW primary');
+  if (firstGood !== null && started !== null && firstGood < started) problems.push('firstGoodWriteAt: before startedAt; it is the first write on the NEW primary');
   if (results.lostTransactions !== null && (!Number.isInteger(results.lostTransactions) || results.lostTransactions < 0)) problems.push('lostTransactions: expected a whole number that was counted, or null when nobody counted');
   const seen = new Set<string>();
   for (const [index, step] of results.steps.entries()) {
@@ -70,6 +72,8 @@ export function resultsProblems(value: unknown, nowMs: number): string[] {
     if (stepKind(step.uses) === undefined) problems.push(`${path}.uses: there is no step kind "${step.uses}"`);
     if (!(BY_HAND_OUTCOMES as readonly string[]).includes(step.outcome)) problems.push(`${path}.outcome: found "${step.outcome}"; expected one of ${BY_HAND_OUTCOMES.join(', ')}`);
     if (step.outcome === 'skipped') filled(`${path}.output`, step.output, 'why it was skipped');
+    const secret = secretShape(step.output);
+    if (secret !== undefined) problems.push(`${path}.output: it looks like ${secret}, and history would keep it; take it out`);
     if (step.outcome !== 'done' && step.outcome !== 'failed') continue;
     filled(`${path}.by`, step.by, 'initials or a name');
     const at = time(`${path}.at`, step.at, true);
@@ -86,12 +90,16 @@ export function promoted(results: BreakGlassResults): boolean {
 }
 
 /** What the file says about itself, before any system is asked. */
-export function consistencyChecks(results: BreakGlassResults, presentPlanHash: string | null): CheckResult[] {
+export function consistencyChecks(results: BreakGlassResults, presentPlanHash: string | null, planned?: readonly { readonly id: string; readonly uses: string }[]): CheckResult[] {
+  const expected = presentPlanHash === results.planHash ? planned : undefined;
+  const names = (steps: readonly { readonly id: string; readonly uses: string }[]): string => steps.map(({ id, uses }) => `${id} (${uses})`).join(', ');
   const of = (kind: string): string => results.steps.find((step) => step.uses === kind && step.outcome === 'done')?.at ?? '';
   const fencedAt = of('postgres.readOnly') || of('postgres.fence');
   const promotedAt = of('postgres.promote');
   return [
     ...(promotedAt === '' ? [] : [{ name: 'fenced before promoted', ok: fencedAt !== '' && Date.parse(fencedAt) <= Date.parse(promotedAt), expected: 'the old primary fenced or refusing writes, then the promotion', found: fencedAt === '' ? 'no fencing was written down' : `${fencedAt}, ${promotedAt}`, next: 'look for writes on the old primary after the promotion' }]),
+    // A step that was taken out of the file would be missed by nobody.
+    ...(expected === undefined ? [] : [{ name: 'steps of the checklist', ok: names(results.steps) === names(expected), expected: names(expected), found: names(results.steps), next: 'fill in the template as it was written, every step of it' }]),
     { name: 'checklist and runbook', ok: presentPlanHash === results.planHash, expected: `plan ${results.planHash.slice(0, 12)}`, found: presentPlanHash === null ? 'no plan can be made of the present configuration' : `plan ${presentPlanHash.slice(0, 12)}`, next: 'configuration or runbook changed since the checklist was made: make new ones' },
   ];
 }
@@ -109,8 +117,13 @@ export interface ImportedContext {
 
 /** `succeeded by hand`, `failed by hand` or `not completed by hand`, with what makes that doubtful. */
 export function importedOutcome(results: BreakGlassResults, checks: readonly CheckResult[]): string {
-  const outcome = results.steps.some((step) => step.outcome === 'failed') ? 'failed' : results.steps.some((step) => step.outcome === 'not begun') ? 'not completed' : 'succeeded';
+  const outcome = results.steps.some((step) => step.outcome === 'failed') ? 'failed' : results.steps.some(leftUndone) ? 'not completed' : 'succeeded';
   return `${outcome} by hand${checks.every((check) => check.ok) ? '' : ', not confirmed'}`;
+}
+
+/** Not begun, or left out although nobody may leave it out: a failover without its promotion succeeded at nothing. */
+function leftUndone({ uses, outcome }: BreakGlassResults['steps'][number]): boolean {
+  return outcome === 'not begun' || (outcome === 'skipped' && stepKind(uses)?.pointOfNoReturn === true);
 }
 
 export function importedRecord(results: BreakGlassResults, context: ImportedContext): EvidenceInput {
@@ -123,7 +136,10 @@ export function importedRecord(results: BreakGlassResults, context: ImportedCont
   const figure = (name: string, unit: Measurement['unit'], objective: number | null, measured: number | null): Measurement => ({ name, unit, objective, measured, note: measured === null ? none : written });
   const measurements: Measurement[] = promoted(results)
     ? [
-        figure('RTO by hand: start to first good write', 'ms', objectives?.rtoMs ?? null, first == null ? null : Math.max(0, first - started)),
+        // Forced: it was down before anybody began; without the time of its last write nobody knows for how long.
+        planned
+          ? figure('RTO by hand: start to first good write', 'ms', objectives?.rtoMs ?? null, first == null ? null : Math.max(0, first - started))
+          : figure('RTO by hand: last good write to first good write', 'ms', objectives?.rtoMs ?? null, first == null || last == null ? null : first - last),
         { ...figure('RPO: work lost', 'ms', objectives?.rpoMs ?? null, null), note: 'done by hand: no canary ran, so work lost was not measured as time' },
         figure('refused-write window', 'ms', planned ? (objectives?.refusedWritesMs ?? null) : null, first == null || last == null ? null : first - last),
         figure('acknowledged writes lost', 'count', planned ? (objectives?.lostWrites ?? null) : null, results.lostTransactions),

@@ -49,6 +49,32 @@ describe('a filled-in file of results', () => {
   });
 });
 
+describe('what cannot be so', () => {
+  it('a first write on the new primary before the beginning, and a secret in what was printed', () => {
+    const [first, second] = results().steps;
+    expect(resultsProblems(results({ firstGoodWriteAt: '2026-11-21T02:59:59Z' }), NOW)).toEqual([expect.stringContaining('firstGoodWriteAt: before startedAt')]);
+    expect(resultsProblems(results({ steps: [{ ...first!, output: 'PGPASSWORD=correct-horse psql' }, second!] }), NOW)).toEqual([expect.stringContaining('steps.0 (read-only).output: it looks like a password')]);
+  });
+
+  it('steps that were taken out of the file, of a checklist that is known', () => {
+    const [first, second] = results().steps;
+    expect(consistencyChecks(results(), 'abc', [first!, second!]).every((check) => check.ok)).toBe(true);
+    expect(consistencyChecks(results({ steps: [second!] }), 'abc', [first!, second!]).find((check) => check.name === 'steps of the checklist')).toMatchObject({ ok: false, found: 'promote (postgres.promote)' });
+  });
+
+  it('success without the promotion', () => {
+    const [first, second] = results().steps;
+    expect(importedOutcome(results({ steps: [first!, { ...second!, outcome: 'skipped', output: 'no time' }] }), [])).toBe('not completed by hand');
+  });
+
+  it('a forced recovery that took no longer than its people', () => {
+    const times = { mode: 'forced' as const, firstGoodWriteAt: '2026-11-21T03:07:00Z' };
+    const rto = (more: Partial<BreakGlassResults>): number | null => importedRecord(results({ ...times, ...more }), CONTEXT).measurements[0]!.measured;
+    expect(rto({})).toBeNull();
+    expect(rto({ lastGoodWriteAt: '2026-11-21T02:07:00Z' })).toBe(3_600_000);
+  });
+});
+
 describe('what it comes to', () => {
   it('a promotion without a fence before it is a finding, not an error', () => {
     const [first, second] = results().steps;
