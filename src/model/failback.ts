@@ -493,10 +493,18 @@ class Writer {
     return this.#fenceSeen().methods.some((method) => /host|SQL|pg_hba/.test(method)) || typeof this.#fact('postgres.measureLoss', 'lostTransactions') === 'number';
   }
 
-  /** Forced: what the old primary acknowledged and nobody else has. null when it is known to be nothing. */
+  /** What the old primary acknowledged and nobody else has. null when it is known to be nothing. */
   #loss(): string | null {
-    if (this.#mode !== 'forced') return null;
     const back = this.#back ?? 'the old primary';
+    if (this.#mode !== 'forced') {
+      const missing = this.#fact('canary.verify', 'lost');
+      if (typeof missing === 'number' && missing > 0) return `${missing} write(s) that ${back} acknowledged to the canary are nowhere else, and whatever else was acknowledged then`;
+      const awaits = this.#of('postgres.awaitReplay').filter(({ standing }) => standing !== 'left out');
+      if (awaits.length === 0 || awaits.some(({ standing }) => standing === 'changed' || standing === 'found')) return null;
+      return `nobody saw that ${this.#now ?? 'the present primary'} had replayed everything that ${back} acknowledged (${awaits.map(({ planned, standing, decision }) => `${planned.id}: ${standing}${decision === null ? '' : `, ${decision}`}`).join('; ')}); what it lacks was not measured`;
+    }
+    const declared = this.#of('postgres.measureLoss').find(({ standing }) => standing === 'by hand');
+    if (declared !== undefined) return `how many transactions ${back} acknowledged that are nowhere else was declared, not measured (${declared.decision ?? 'by hand'})`;
     const lost = this.#fact('postgres.measureLoss', 'lostTransactions');
     if (lost === 0) return null;
     return typeof lost === 'number' ? `${lost} transaction(s) were acknowledged by ${back} and are nowhere else` : `how many transactions ${back} acknowledged that are nowhere else was not measured`;

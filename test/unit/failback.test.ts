@@ -129,6 +129,15 @@ describe('what is not certain is looked at first, and said', () => {
     expect(generated.cautions).toHaveLength(1);
   });
 
+  it('a planned one that may have left writes behind asks before their only copy is discarded', () => {
+    const { state } = new Run(planned).until();
+    expect(step(runbook(generate(planned, withFacts(state, { 'verify-canary': { lost: 0 } }))), 'approve-discard')).toBeUndefined();
+    const lost = runbook(generate(planned, withFacts(state, { 'verify-canary': { lost: 3 } })));
+    expect(step(lost, 'approve-discard').narrative.replaceAll('\n', ' ')).toMatch(/3 write\(s\) that a acknowledged to the canary are nowhere else/);
+    const declared: ExecutionState = { ...state, decisions: [...state.decisions, { action: 'markDone', by: 'ann', reason: 'it hung', step: 'await-replay', evidence: 'x', atMs: 1 }] };
+    expect(step(runbook(generate(planned, declared)), 'approve-discard').narrative.replaceAll('\n', ' ')).toMatch(/await-replay: by hand, ann: it hung/);
+  });
+
   it('a promotion that was declared done by hand: is it the primary that the application reaches?', () => {
     const run = new Run(planned).until('promote:apply');
     for (let round = 0; round < 9 && run.next().type !== 'park'; round += 1) run.bad('unknown');
@@ -195,6 +204,12 @@ describe('a forced failover', () => {
     expect(step(runbook(generate(forced, withFacts(new Run(forced).until().state, measured(0)))), 'approve-discard')).toBeUndefined();
     const unknown = runbook(generate(forced, withFacts(new Run(forced).until().state, measured(null))));
     expect(unknown.steps[0]).toMatchObject({ id: 'approve-discard', narrative: expect.stringMatching(/was not measured/) });
+  });
+
+  it('a count that a person declared is no count', () => {
+    const { state } = new Run(forced).until();
+    const declared: ExecutionState = { ...state, decisions: [...state.decisions, { action: 'markDone', by: 'ann', reason: 'counted', step: 'count-loss', evidence: 'x', atMs: 1 }] };
+    expect(step(runbook(generate(forced, withFacts(declared, measured(0)))), 'approve-discard').narrative).toMatch(/declared, not\s+measured \(ann: counted\)/);
   });
 
   it('says what a host that nobody reached needs, and that it gets a base backup', () => {

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import type { Command } from 'commander';
 import type { ExecutionResult } from '../../../workflows/failover.ts';
 import type { Switch } from '../../engine/last-switch.ts';
+import type { Trust } from '../../systems/evidence-keys.ts';
 import { WORKFLOW_IDS } from '../../model/api.ts';
 import { HoldfastError, messageOf } from '../../model/errors.ts';
 import { FAILBACK_FILE, originOf, type FailbackOrigin } from '../../model/failback.ts';
@@ -46,7 +47,8 @@ export function define(command: Command, io: Io): void {
       serviceOf(context.config, service);
       if (options.print !== true && (options.reason ?? '').trim() === '') throw new HoldfastError('usage', 'a failback needs a reason', { next: 'add --reason "...", or --print to look at the runbook only' });
       const { lastSwitch } = await import('../../engine/last-switch.ts');
-      const { found, stale } = await source(service, options, async () => lastSwitch(await io.temporal(), service));
+      const { trustOf } = await import('../../systems/evidence-keys.ts');
+      const { found, stale } = await source(service, options, trustOf(context.config.evidence), async () => lastSwitch(await io.temporal(), service));
       if (options.print === true) {
         if (stale !== null) io.note(`warning: ${stale}`);
         io.result({ document: found.document, origin: found.origin, cautions: found.cautions, stale }, () => found.document.trimEnd());
@@ -67,9 +69,9 @@ export function define(command: Command, io: Io): void {
 }
 
 /** The document, and why it is no longer about the present, when it is not. */
-async function source(service: string, options: Options, ask: () => Promise<Switch | null>): Promise<{ found: Found; stale: string | null }> {
+async function source(service: string, options: Options, trust: Trust, ask: () => Promise<Switch | null>): Promise<{ found: Found; stale: string | null }> {
   if (options.from !== undefined) {
-    const found = await readFrom(options.from);
+    const found = await readFrom(options.from, trust);
     if (found.origin.service !== service) throw new HoldfastError('usage', `${options.from} is about ${found.origin.service}, not ${service}`, { next: `holdfast failback ${found.origin.service} --from ${options.from}` });
     if (options.run !== undefined && options.run !== found.origin.runId) throw new HoldfastError('usage', `${options.from} was generated from run ${found.origin.runId}, not ${options.run}`);
     let last: Switch | null;
@@ -101,12 +103,15 @@ function staleBecause(service: string, runId: string, last: Switch): string {
   return `run ${runId} is not the last that promoted a node of ${service}: ${summary.workflowId} run ${summary.runId} did so at ${summary.closedAt ?? summary.startedAt} (${result.primary ?? '?'} -> ${result.candidate ?? '?'})`;
 }
 
-async function readFrom(path: string): Promise<Found> {
+async function readFrom(path: string, trust: Trust): Promise<Found> {
   let file = path;
+  let cautions: readonly string[] = [];
   if (await stat(path).then((found) => found.isDirectory(), () => false)) {
     const { verifyEvidenceFolder } = await import('../../systems/evidence-folder.ts');
-    const verdict = await verifyEvidenceFolder(path);
-    if (!verdict.ok) throw new HoldfastError('failback-refused', `${path} is not what was written: ${verdict.problems.join('; ')}`, { next: `holdfast evidence verify ${path}` });
+    const verdict = await verifyEvidenceFolder(path, trust);
+    if (!verdict.ok) throw new HoldfastError('failback-refused', `${path} is not what was written: ${verdict.problems.join('; ')}`, { next: `holdfast evidence verify ${path}; who is sure of the document all the same gives the file itself: --from ${join(path, FAILBACK_FILE)}` });
+    const recorded = verdict.report?.facts.find(({ kind }) => kind === 'failback')?.data as { cautions?: unknown } | undefined;
+    if (Array.isArray(recorded?.cautions)) cautions = recorded.cautions.map(String);
     file = join(path, FAILBACK_FILE);
   }
   const document = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
@@ -114,7 +119,7 @@ async function readFrom(path: string): Promise<Found> {
   });
   const origin = originOf(document);
   if (origin === null) throw new HoldfastError('usage', `${file} does not say from which execution it was generated (the line "# holdfast-origin:")`, { next: 'give the file as it was generated; a runbook of your own is started with `temporal workflow start` (docs/failover.md)' });
-  return { document, origin, cautions: [] };
+  return { document, origin, cautions };
 }
 
 /** Asked here so that it is said at once; the guards ask it again, and ask more. */
