@@ -4,6 +4,7 @@ import { SEARCH_ATTRIBUTES } from '../src/model/api.ts';
 import type { EarlierReadiness, Rehearsal } from '../src/model/readiness.ts';
 import type { Context } from '../src/systems/context.ts';
 import { listEvidence, verifyEvidenceFolder } from '../src/systems/evidence-folder.ts';
+import { trustOf } from '../src/systems/evidence-keys.ts';
 
 /** Enough to find one run of today's document among runs of others. */
 const RUNS_LOOKED_AT = 20;
@@ -52,13 +53,14 @@ export async function rehearsalsOf(context: Context, client: Client, service: st
   return { runs, looked: "looked in Temporal's histories and in the evidence of this worker" };
 }
 
-/** Only evidence that is intact speaks. */
+/** Only evidence that is intact speaks, and where keys are trusted only what they signed. */
 async function rehearsalsInEvidence(context: Context, service: string, runbook: string): Promise<Rehearsal[]> {
   const directory = resolve(dirname(context.configPath), context.config.evidence.directory);
+  const trust = trustOf(context.config.evidence);
   const runs: Rehearsal[] = [];
-  for (const entry of await listEvidence(directory)) {
+  for (const entry of await listEvidence(directory, trust)) {
     if (!entry.ok || entry.service !== service || !entry.outcome.startsWith('succeeded')) continue;
-    const { report } = await verifyEvidenceFolder(join(directory, entry.folder));
+    const { report } = await verifyEvidenceFolder(join(directory, entry.folder), trust);
     const plan = report?.facts.find((fact) => fact.kind === 'plan')?.data as { runbook?: string; mode?: string; environment?: string; document?: string; configuration?: string } | undefined;
     if (report === undefined || plan?.runbook !== runbook || plan.environment !== context.config.environment) continue;
     runs.push({ workflowId: report.header.workflowId, finishedAt: report.header.finishedAt, mode: plan.mode ?? '?', document: plan.document ?? null, configuration: plan.configuration ?? null });

@@ -135,7 +135,7 @@ async function execute(request: PlanRequest, who: Who): Promise<ExecutionResult>
 async function startGate(plan: Plan, who: Who): Promise<{ checks: CheckResult[]; refusal: string | null }> {
   const service = plan.service!;
   const unasked = (error: unknown): CheckResult[] => GATE_RULES.map((rule) => ({ name: rule, rule, ok: false, expected: 'an answer', found: classify(error).text }));
-  const [proofs, rehearsals] = await Promise.all([checkProofs(service, Date.now()).catch(unasked), checkRehearsals(service, plan.runbook).catch(() => [])]);
+  const [proofs, rehearsals] = await Promise.all([checkProofs(service, Date.now()).catch(unasked), checkRehearsals(service, plan.runbook).catch((error: unknown): CheckResult[] => [{ name: 'rehearsed', rule: 'runbook-rehearsed', ok: false, expected: 'an answer', found: classify(error).text }])]);
   const named = [...proofs, ...rehearsals].map((check): CheckResult => ({ ...check, name: `start gate: ${check.name}` }));
   return gate(named, plan.gate ?? [], who.overrides);
 }

@@ -6,7 +6,7 @@ import { SEARCH_ATTRIBUTES, readinessInputSchema, type ReadinessInput } from '..
 import { phaseActivity, stepKind, type Phase } from '../src/model/catalogue.ts';
 import { conditionOf, describeCheck, startExecution, stepInput, type ExecutionState, type PhaseResult, type Plan } from '../src/model/execution.ts';
 import { checksOf } from '../src/model/measure.ts';
-import { NOT_ASKED, judgeReadiness, onlyNew, readinessNotice, sinceWhen, unanswered, type ForcedOutlook, type ReadinessCheck, type Since } from '../src/model/readiness.ts';
+import { NOT_ASKED, judgeReadiness, notLookedAt, onlyNew, readinessNotice, sinceWhen, unanswered, type ForcedOutlook, type ReadinessCheck, type Since } from '../src/model/readiness.ts';
 import type { Json, Mode } from '../src/model/runbook-schema.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
 import { lookAtLocks } from './hold.ts';
@@ -62,7 +62,10 @@ export async function readiness(input: ReadinessInput): Promise<ReadinessResult>
     ...(subjects.purposes.includes('failover') ? [askRunbook(asker, service, 'failover', 'forced', roles)] : []),
     ...subjects.purposes.filter((purpose) => purpose !== 'failover').map((purpose) => askRunbook(asker, service, purpose, 'planned', roles)),
   ]);
-  const checks = [...planned.checks, ...forced.checks, ...onlyNew(planned.checks, others.flatMap((asked) => asked.checks)), ...proofs, ...rehearsals, ...surroundings];
+  const unseen = notLookedAt(subjects.datastores, Object.keys(roles), [...planned.checks, ...forced.checks]);
+  // Asked only where it would say something: the level decides whether somebody is told.
+  const unlooked = unseen.length > 0 && patched('readiness-not-looked-at') ? unseen : [];
+  const checks = [...planned.checks, ...unlooked, ...forced.checks, ...onlyNew(planned.checks, others.flatMap((asked) => asked.checks)), ...proofs, ...rehearsals, ...surroundings];
   const notChecked = [...new Set([...planned.notChecked, ...forced.notChecked, ...others.flatMap((asked) => asked.notChecked)])];
   const verdict = judgeReadiness(checks);
   const checkedAt = new Date(Date.now()).toISOString();

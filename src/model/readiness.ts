@@ -66,6 +66,14 @@ function describeGroups(checks: readonly ReadinessCheck[]): string[] {
   });
 }
 
+/** Datastores of a service whose primary no runbook's own look has named, and nothing says why: then nobody has asked whether they could be recovered. */
+export function notLookedAt(datastores: readonly string[], known: readonly string[], checks: readonly ReadinessCheck[]): ReadinessCheck[] {
+  if (checks.some((check) => !check.ok && weightOf(check) !== 'lowers')) return [];
+  return datastores
+    .filter((name) => !known.includes(name))
+    .map((name) => unanswered(`${name}: recovery`, 'no step of the failover runbook that can be asked now looks for its primary', { expected: 'a runbook that fails it over', next: `add a postgres.health step for ${name}, or look at the readiness of the service whose runbook recovers it` }));
+}
+
 // --- since when ------------------------------------------------------------------------------------------------------------------
 
 /** What a result says about time; carried from result to result, so that it outlives the histories it came from. */
@@ -126,6 +134,9 @@ const WITHOUT_SCHEDULE_MS = 3_600_000;
 
 // --- proofs ----------------------------------------------------------------------------------------------------------------------
 
+/** Clocks of database, worker and Temporal differ; what is dated beyond that would count as young until its date. */
+const CLOCK_SLACK_MS = 300_000;
+
 /** Is there a backup, is it young enough, and did a drill prove one lately? An overdue drill counts as a failed one. */
 export function backupChecks(datastore: string, backups: readonly BackupSummary[], limits: { backupAgeMs: number; drillMaxAgeMs: number }, nowMs: number): ReadinessCheck[] {
   const newest = backups.filter((backup) => backup.proof !== 'bad').toSorted((a, b) => b.snapshotAtMs - a.snapshotAtMs)[0];
@@ -136,9 +147,9 @@ export function backupChecks(datastore: string, backups: readonly BackupSummary[
     rule: 'backup-age',
     // With none there is nothing to fall back on; an old one is at least something.
     weight: newest === undefined ? 'hard' : 'lowers',
-    ok: age !== null && age <= limits.backupAgeMs,
+    ok: age !== null && age <= limits.backupAgeMs && age >= -CLOCK_SLACK_MS,
     expected,
-    found: newest === undefined ? (backups.length === 0 ? 'none' : `${backups.length}, all found bad`) : `${newest.id}, ${formatDuration(age!)} old, ${newest.proof}`,
+    found: age !== null && age < -CLOCK_SLACK_MS ? `${newest!.id}, dated ${formatDuration(-age)} in the future: clocks differ, so its age is not known` : newest === undefined ? (backups.length === 0 ? 'none' : `${backups.length}, all found bad`) : `${newest.id}, ${formatDuration(age!)} old, ${newest.proof}`,
     next: `holdfast backup ${datastore}`,
   };
   const judged = backups.filter((item) => item.provedAtMs !== undefined).toSorted((a, b) => b.provedAtMs! - a.provedAtMs!)[0];
@@ -146,9 +157,9 @@ export function backupChecks(datastore: string, backups: readonly BackupSummary[
   const drill: ReadinessCheck = {
     name: `${datastore}: restore drill`,
     rule: 'drill-freshness',
-    ok: judged?.proof === 'verified' && sinceDrill! <= limits.drillMaxAgeMs,
+    ok: judged?.proof === 'verified' && sinceDrill! <= limits.drillMaxAgeMs && sinceDrill! >= -CLOCK_SLACK_MS,
     expected: `a backup proved by a restore within ${formatDuration(limits.drillMaxAgeMs)}`,
-    found: judged === undefined ? 'none was proved' : judged.proof === 'verified' ? `${judged.id} ${formatDuration(sinceDrill!)} ago` : `${judged.id} was found bad ${formatDuration(sinceDrill!)} ago`,
+    found: judged === undefined ? 'none was proved' : judged.proof === 'verified' ? (sinceDrill! < -CLOCK_SLACK_MS ? `${judged.id}, dated ${formatDuration(-sinceDrill!)} in the future: clocks differ` : `${judged.id} ${formatDuration(Math.max(0, sinceDrill!))} ago`) : `${judged.id} was found bad ${formatDuration(sinceDrill!)} ago`,
     next: judged?.proof === 'bad' ? `look at the drill's evidence; then holdfast backup ${datastore} and holdfast drill ${datastore}` : `holdfast drill ${datastore}`,
   };
   return [backup, drill].map(withoutNextWhenOk);

@@ -12,6 +12,7 @@ import {
   forcedChecks,
   gate,
   judgeReadiness,
+  notLookedAt,
   onlyNew,
   overdue,
   readinessNotice,
@@ -29,6 +30,16 @@ const good: ReadinessCheck = { name: 'lag', ok: true, expected: '10 s', found: '
 const hard: ReadinessCheck = { name: 'dns', ok: false, expected: 'a record', found: 'missing', next: 'create it' };
 const lowers: ReadinessCheck = { name: 'drill', ok: false, rule: 'drill-freshness', expected: 'a drill', found: 'none' };
 const unknown: ReadinessCheck = { name: 'store', ok: false, weight: 'unknown', expected: 'an answer', found: 'timeout' };
+
+describe('a datastore that no look of the runbook has seen', () => {
+  it('is not known to be recoverable, unless something worse is said already', () => {
+    const [missing] = notLookedAt(['shop', 'auth'], ['shop'], [good, lowers]);
+    expect(missing).toMatchObject({ name: 'auth: recovery', weight: 'unknown', ok: false });
+    expect(judgeReadiness([good, missing!])).toMatchObject({ level: 'unknown', recoverable: null });
+    expect(notLookedAt(['shop', 'auth'], ['shop'], [hard])).toEqual([]);
+    expect(notLookedAt(['shop'], ['shop'], [good])).toEqual([]);
+  });
+});
 
 describe('the level', () => {
   it.each([
@@ -118,6 +129,14 @@ describe('proofs', () => {
     expect(asked(backup('new', 500, 'bad', 100))).toEqual(['hard: 1, all found bad', 'lowers: new was found bad 100 ms ago']);
     // An older backup proved after the bad one speaks for the backups again.
     expect(asked(backup('old', 800, 'verified', 50), backup('new', 500, 'bad', 100))[1]).toBe('ok: old 50 ms ago');
+  });
+
+  it('what is dated in the future is not young', () => {
+    const ahead: BackupSummary = { id: 'ahead', snapshotAtMs: NOW + 86_400_000, proof: 'verified', provedAtMs: NOW + 86_400_000 } as BackupSummary;
+    const checks = backupChecks('shop', [ahead], { backupAgeMs: 1000, drillMaxAgeMs: 5000 }, NOW);
+    expect(checks).toEqual([expect.objectContaining({ ok: false, found: expect.stringContaining('in the future') }), expect.objectContaining({ ok: false, found: expect.stringContaining('in the future') })]);
+    const near = { ...ahead, snapshotAtMs: NOW + 1000, provedAtMs: NOW + 1000 };
+    expect(backupChecks('shop', [near], { backupAgeMs: 1000, drillMaxAgeMs: 5000 }, NOW).every((check) => check.ok)).toBe(true);
   });
 
   it('every one carries its rule, so that a gate can stop and an override can name it', () => {
