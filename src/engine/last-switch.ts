@@ -17,12 +17,14 @@ export interface Switch {
  * The last execution of a service that promoted a node, null when Temporal has none.
  * @throws HoldfastError `already-running` while a failover runs; `switch-unknown` when one ended without a result and may have promoted.
  */
-export async function lastSwitch(client: Client, service: string): Promise<Switch | null> {
+export async function lastSwitch(client: Client, environment: string, service: string): Promise<Switch | null> {
   const listed = await Promise.all([listExecutions(client, { service, kind: 'failover' }, LOOK_BACK), listExecutions(client, { service, kind: 'runbook' }, LOOK_BACK)]);
   // Visibility is a moment behind: the newest of the usual id is asked for itself.
   const newest = await describeExecution(client, WORKFLOW_IDS.failover(service)).then(({ summary }) => [summary], whenMissing);
   const found = new Map([...listed.flat(), ...newest].map((summary) => [summary.runId, summary]));
   for (const summary of [...found.values()].sort((a, b) => b.startedAt.localeCompare(a.startedAt))) {
+    // Two environments may share a namespace, and name their services alike.
+    if (summary.environment !== null && summary.environment !== environment) continue;
     // What `holdfast plan` starts changes nothing, and neither waits for it.
     if (summary.workflowId.startsWith('plan/')) continue;
     const current = summary.status === 'RUNNING' ? (await describeExecution(client, summary.workflowId, summary.runId)).summary : summary;

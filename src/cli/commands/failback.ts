@@ -48,7 +48,7 @@ export function define(command: Command, io: Io): void {
       if (options.print !== true && (options.reason ?? '').trim() === '') throw new HoldfastError('usage', 'a failback needs a reason', { next: 'add --reason "...", or --print to look at the runbook only' });
       const { lastSwitch } = await import('../../engine/last-switch.ts');
       const { trustOf } = await import('../../systems/evidence-keys.ts');
-      const { found, stale } = await source(service, options, trustOf(context.config.evidence), async () => lastSwitch(await io.temporal(), service));
+      const { found, stale } = await source(service, options, trustOf(context.config.evidence), async () => lastSwitch(await io.temporal(), context.config.environment, service));
       if (options.print === true) {
         if (stale !== null) io.note(`warning: ${stale}`);
         io.result({ document: found.document, origin: found.origin, cautions: found.cautions, stale }, () => found.document.trimEnd());
