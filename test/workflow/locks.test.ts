@@ -317,7 +317,9 @@ describe('a nested runbook', () => {
     const handle = await client.workflow.start('outer', { taskQueue, workflowId: uniqueName('outer'), args: [{ child, leave: true }] });
     const nested = client.workflow.getHandle(child.workflowId);
     await expect.poll(async () => (await readLock(place))?.exclusive?.nested.map((one) => one.workflowId), { timeout: 30_000, interval: 5 }).toEqual([child.workflowId]);
-    await nested.executeUpdate('pause', { args: [{ by: 'bob', reason: 'test' }] });
+    // It is refused until the plan is there, a moment after the lock.
+    const pause = (): Promise<string> => nested.executeUpdate('pause', { args: [{ by: 'bob', reason: 'test' }] }).then(() => 'paused', (error: unknown) => (error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)));
+    await expect.poll(pause, { timeout: 30_000, interval: 5 }).toBe('paused');
     await handle.signal('go');
     await handle.result();
     expect(await lockNow()).toMatchObject({ exclusive: { workflowId: handle.workflowId, releasing: true, nested: [{ workflowId: child.workflowId }] } });
