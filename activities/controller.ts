@@ -4,7 +4,7 @@ import type { PhaseResult } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import {
-  LOOKED_FOR, changePause, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
+  LOOKED_FOR, changePause, isBusyOtherwise, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
   type ControllerSigns, type PatroniConfig, type PatroniMember, type PatroniSettings, type PauseMark,
 } from '../src/systems/patroni.ts';
 import { allowWrites, fenceEpoch, readFence, withoutFence } from '../src/systems/postgres-fence.ts';
@@ -12,6 +12,7 @@ import { hasHostAccess, nodeByAddress, nodeStatus, openNode, runOnNode, withNode
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, textInput, type StepDefinition, type StepRun } from './step-definition.ts';
 
 const POLL_MS = 200;
+const ASK_AGAIN_MS = 2000;
 
 /** After its members have read that they are resumed, one more loop of each shows what they make of it; and some, for the machine. */
 const LOOPS_WATCHED = 1;
@@ -420,11 +421,16 @@ export async function rebuildByController(step: StepRun, node: string, primary: 
   if (controller?.type !== 'patroni') return null;
   const started = step.nowMs();
   await awaitLeader(step, controller, memberName(controller, primary));
-  const said = await reinitialize(step.context, controller, node, step.signal);
+  let said = await reinitialize(step.context, controller, node, step.signal);
   let busyMs = step.nowMs();
+  let askedMs = busyMs;
   for (;;) {
     const [follower, member] = await Promise.all([followers(step, controller, primary).then((list) => list.find((one) => one.node === node)), readMember(step.context, controller, node, step.signal)]);
     if (follower?.follows === true) break;
+    if (isBusyOtherwise(said) && member.state !== 'creating replica' && step.nowMs() - askedMs > ASK_AGAIN_MS) {
+      said = await reinitialize(step.context, controller, node, step.signal);
+      askedMs = step.nowMs();
+    }
     // As long as it copies it may take; idle and not following it has failed.
     if (member.state === 'creating replica') busyMs = step.nowMs();
     if (step.nowMs() - busyMs > controller.wait) {

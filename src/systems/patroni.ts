@@ -143,12 +143,22 @@ export async function changePause(context: Context, controller: PatroniConfig, m
  * Not forced: one that is under way goes on. @returns what it said
  */
 export async function reinitialize(context: Context, controller: PatroniConfig, node: string, signal?: AbortSignal): Promise<string> {
-  try {
-    return (await call(context, controller, node, 'POST', '/reinitialize', { body: { force: false }, signal })).text;
-  } catch (error) {
-    if (error instanceof HoldfastError && String(error.context['said']).includes('already in progress')) return String(error.context['said']);
-    throw error;
-  }
+  const ask = async (force: boolean): Promise<string> => {
+    try {
+      return (await call(context, controller, node, 'POST', '/reinitialize', { body: { force }, signal })).text;
+    } catch (error) {
+      if (error instanceof HoldfastError && String(error.context['said']).includes('already in progress')) return String(error.context['said']);
+      throw error;
+    }
+  };
+  const said = await ask(false);
+  // Patroni tries to start what is to be thrown away, and would try for ever: only its own rebuilding is left to go on.
+  return isBusyOtherwise(said) ? ask(true) : said;
+}
+
+/** Patroni refused a rebuild because of another task, not because it rebuilds already. */
+export function isBusyOtherwise(said: string): boolean {
+  return said.includes('already in progress') && !said.includes('reinitialize');
 }
 
 /** Removing a key that is not there changes nothing, and is refused to whom a change would be. */
