@@ -1,12 +1,15 @@
+import { readFileSync, writeFileSync } from 'node:fs';
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { parse, stringify } from 'yaml';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startStandby, type PostgresServer } from '../../src/local/stack.ts';
 import type { Progress } from '../../src/model/execution.ts';
 import { nodeByAddress } from '../../src/systems/postgres-node.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
+import { mortalWorker, type MortalWorker } from '../mortal.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 type Name = 'a' | 'b' | 'c';
@@ -16,6 +19,7 @@ let pair: DatabasePair;
 let servers: Record<Name, PostgresServer>;
 let client: Client;
 let worker: { stop(): Promise<void> };
+const mortals: MortalWorker[] = [];
 
 beforeAll(async () => {
   processes = createProcesses({ directory: testDirectory('three') });
@@ -26,11 +30,15 @@ beforeAll(async () => {
   const { nodes } = pair.context.config.datastores['shop']!;
   // No replication user in its configuration: it keeps the login it has.
   nodes['c'] = { host: c.host, port: c.port, dataDirectory: c.dataDirectory, binDirectory: c.binDirectory, exec: c.exec };
+  // Workers in processes of their own read it from the file.
+  const document = parse(readFileSync(pair.context.configPath, 'utf8')) as { datastores: { shop: { nodes: Record<string, unknown> } } };
+  document.datastores.shop.nodes['c'] = nodes['c'];
+  writeFileSync(pair.context.configPath, stringify(document));
   client = await connectTemporal(pair.context);
-  worker = await runningWorker(pair.context);
 });
 
 afterAll(async () => {
+  for (const one of mortals) await one.stop();
   await worker?.stop();
   await client?.connection.close();
   await processes?.end();
@@ -63,6 +71,28 @@ async function follows(node: Name, of: Name): Promise<void> {
 }
 
 const summaryOf = (result: ExecutionResult, step: string): string => result.steps.find((item) => item.id === step)!.summary;
+
+it('a worker killed after it told the third node to follow: the next one finds that it does, and the node follows', async () => {
+  const [dying, next] = [await mortalWorker(pair.context, { at: 'postgres.repointStandbys:apply' }), await mortalWorker(pair.context)];
+  mortals.push(dying, next);
+  await dying.go();
+  const handle = await begin({ parameters: { candidate: 'b' } });
+  expect(await dying.ended).toBe('SIGKILL');
+  await next.go();
+  const result = (await handle.result()) as ExecutionResult;
+  expect(result.outcome).toBe('succeeded');
+  expect(result.steps.find((step) => step.id === 'repoint')).toMatchObject({ outcome: 'changed' });
+  expect(await primary()).toBe('b');
+  await follows('c', 'b');
+  const { state } = await handle.query<Progress>('progress');
+  // Its answer was lost; what is there was seen, and is in the ledger as a change.
+  expect(state!.ledger.filter((entry) => entry.step === 'repoint').map((entry) => entry.outcome)).toEqual(['unknown', 'changed']);
+  await next.stop();
+  worker = await runningWorker(pair.context);
+  const back = await run({ purpose: 'failback', parameters: { node: 'a' } });
+  expect(back.outcome).toBe('succeeded');
+  await rebuild('b');
+}, 240_000);
 
 it('a planned failover takes the third node along, and so does the way back', async () => {
   const there = await run({ parameters: { candidate: 'b' } });
