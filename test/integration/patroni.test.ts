@@ -4,11 +4,13 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parse, stringify } from 'yaml';
 import { createProcesses, startPatroni, type PatroniCluster, type Processes } from '../../src/local/stack.ts';
 import type { Progress } from '../../src/model/execution.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { secretsOfTest, startHoldfast } from '../cli/program.ts';
 import { ApplicationWriter, SECOND_ADDRESS, pairOn, tryToWrite, type DatabasePair } from '../database-pair.ts';
+import { mortalWorker, type Death, type MortalWorker } from '../mortal.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 type Node = 'a' | 'b';
@@ -26,6 +28,7 @@ let doors: Record<Node, Door>;
 let pair: DatabasePair;
 let client: Client;
 let worker: { stop(): Promise<void> };
+const mortals: MortalWorker[] = [];
 let taskQueue: string;
 /** Called with each change that was carried out; what it returns is waited for before the answer is passed on. */
 let carriedOut: ((body: string) => Promise<void>) | undefined;
@@ -49,12 +52,17 @@ beforeAll(async () => {
   writeFileSync(join(runbookDirectory, 'held-failover.yaml'), held);
   pair = { ...made, context: { ...made.context, runbookDirectory } };
   Object.assign(pair.context.config.services[pair.service]!.runbooks, { held: 'held-failover' });
+  // Workers in processes of their own read it from the file.
+  const document = parse(readFileSync(pair.context.configPath, 'utf8')) as { services: Record<string, { runbooks: Record<string, string> }> };
+  document.services[pair.service]!.runbooks['held'] = 'held-failover';
+  writeFileSync(pair.context.configPath, stringify(document));
   client = await connectTemporal(pair.context);
   worker = await runningWorker(pair.context);
   taskQueue = pair.context.config.temporal.taskQueue;
 });
 
 afterAll(async () => {
+  for (const one of mortals) await one.stop();
   await worker?.stop();
   await client?.connection.close();
   for (const door of Object.values(doors ?? {})) {
@@ -111,6 +119,12 @@ async function patroniNow(): Promise<{ leader: string | undefined; roles: string
 function controllerOf(value: Record<string, unknown> | undefined): void {
   const datastore = pair.context.config.datastores['shop']! as { controller?: unknown };
   datastore.controller = value === undefined ? undefined : { wait: 30_000, ...value, ...(value['wait'] === undefined ? {} : { wait: 30_000 }) };
+}
+
+async function mortal(death: Death | null = null): Promise<MortalWorker> {
+  const one = await mortalWorker(pair.context, death);
+  mortals.push(one);
+  return one;
 }
 
 function start(more: Record<string, unknown> = {}): Promise<WorkflowHandle> {
@@ -237,8 +251,43 @@ describe('going back', () => {
     await expectAsBefore();
   });
 
-  it('a worker killed after the pause and before it said so: inspection finds the pause, and it is ours to undo', async () => {
+  it('a worker killed after the pause was undone: the next one finds that Patroni acts again', async () => {
+    // From here to the end of the next two tests no worker runs in this process.
     await worker.stop();
+    const dying = await mortal({ at: 'controller.pause:undo' });
+    await dying.go();
+    const handle = await start({ purpose: 'held' });
+    await expect.poll(async () => (await handle.query<Progress>('progress')).state?.steps.find((step) => step.id === 'pause-controller')?.status, { timeout: 40_000, interval: 20 }).toBe('done');
+    await handle.executeUpdate('abort', { args: [{ by: 'dan', reason: 'test' }] });
+    expect(await dying.ended).toBe('SIGKILL');
+    const next = await mortal();
+    await next.go();
+    const result = await failureOf(handle);
+    expect(stepOf(result, 'pause-controller').outcome).toBe('undone');
+    await next.stop();
+    await expectAsBefore();
+  }, 180_000);
+
+  it('a worker killed after Patroni was resumed: the next one finds it, and nothing is resumed or switched twice', async () => {
+    const dying = await mortal({ at: 'controller.resume:apply' });
+    await dying.go();
+    const handle = await start();
+    expect(await dying.ended).toBe('SIGKILL');
+    const next = await mortal();
+    await next.go();
+    const result = (await handle.result()) as ExecutionResult;
+    expect(result.outcome).toBe('succeeded');
+    expect(stepOf(result, 'resume-controller').outcome).toBe('changed');
+    const { state } = await handle.query<Progress>('progress');
+    expect(state!.ledger.filter((entry) => entry.step === 'resume-controller').map((entry) => entry.outcome)).toEqual(['unknown', 'changed']);
+    await expect.poll(patroniNow, { timeout: 15_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
+    await expectFollows('a', 'b');
+    await run();
+    await next.stop();
+    await expectAsBefore();
+  }, 180_000);
+
+  it('a worker killed after the pause and before it said so: inspection finds the pause, and it is ours to undo', async () => {
     const { child, exited } = startHoldfast(['worker', '--config', pair.context.configPath, '--runbooks', pair.context.runbookDirectory], { env: secretsOfTest() });
     try {
       const killed = new Promise<void>((resolve) => {
