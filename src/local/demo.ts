@@ -186,7 +186,7 @@ async function rebuild(environment: LocalEnvironment, node: NodeName): Promise<v
   await step(
     `rebuild ${node}`,
     () => run<ExecutionResult>(environment, 'runbook', WORKFLOW_IDS.runbook('standby-rebuild', now()), { runbook: 'standby-rebuild', service: SERVICE, parameters: { datastore: 'shop', node }, reason: 'demo', requestedBy: 'demo' }),
-    (result) => result.steps[0]?.summary ?? '',
+    (result) => result.steps.find((step) => step.uses === 'postgres.rebuildStandby')?.summary ?? '',
   );
 }
 
