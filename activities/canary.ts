@@ -3,7 +3,7 @@ import { formatDuration } from '../src/model/units.ts';
 import { countCanaryRows, countOfRanges, EMPTY_CANARY, ensureCanaryTable, runCanary, type CanaryState, type Ranges } from '../src/systems/canary.ts';
 import { nodeStatus, withNode } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
-import { check, datastoreFor, endpointSecret, guarded, nodeInput, pause, type StepDefinition, type StepRun } from './step-definition.ts';
+import { check, datastoreFor, endpointSecret, guarded, nodeInput, pause, secretRegion, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** The execution's own rows: a run id, so that a later execution of the same workflow id never counts them. */
 function executionName(step: StepRun): string {
@@ -12,11 +12,11 @@ function executionName(step: StepRun): string {
 
 const start: StepDefinition = {
   async guard(step) {
-    const endpoint = await readEndpoint(step.context, endpointSecret(step));
+    const endpoint = await readEndpoint(step.context, endpointSecret(step), secretRegion(step));
     return guarded([check('application secret', true, 'host, port, username, password, dbname', `${endpoint.user}@${endpoint.host}:${endpoint.port}/${endpoint.database}`)]);
   },
   async apply(step) {
-    if (step.call.mode === 'planned') await ensureCanaryTable(step.context, datastoreFor(step), nodeInput(step, 'primary'), endpointSecret(step));
+    if (step.call.mode === 'planned') await ensureCanaryTable(step.context, datastoreFor(step), nodeInput(step, 'primary'), endpointSecret(step), secretRegion(step));
     return { outcome: 'changed', summary: 'canary begins', facts: { execution: executionName(step) } };
   },
   async verify(step) {
@@ -44,6 +44,7 @@ async function write(step: StepRun) {
     execution: executionName(step),
     datastore: datastoreFor(step),
     secretId: endpointSecret(step),
+    secretRegion: secretRegion(step),
     oldPrimary: nodeInput(step, 'primary'),
     intervalMs: step.input['intervalMs'] as number,
     settleMs: step.input['settle'] as number,
@@ -77,7 +78,7 @@ const verify: StepDefinition = {
     const { acknowledged, ranges, refusedWindowMs, firstGoodWriteAtMs, note, lastError, canaries } = step.call.facts;
     if (typeof note === 'string') return { checks: [check('canary', false, 'a canary that reported', note, 'lost writes were not measured by it')], summary: note };
     const known = (ranges as unknown as Ranges | undefined) ?? [];
-    const endpoint = await readEndpoint(step.context, endpointSecret(step));
+    const endpoint = await readEndpoint(step.context, endpointSecret(step), secretRegion(step));
     const status = await nodeStatus(step.context, datastore, primary);
     if (!status.reachable) throw new HoldfastError('primary-unreachable', `${primary} does not answer: ${status.error}`, { retryable: true });
     // Without any acknowledged write there may be no table to read.

@@ -7,7 +7,8 @@ import {
   LOOKED_FOR, changePause, isBusyOtherwise, lookForController, mayChange, memberName, readMember, readMembers, readPatroniCluster, readSettings, reinitialize,
   type ControllerSigns, type PatroniConfig, type PatroniMember, type PatroniSettings, type PauseMark,
 } from '../src/systems/patroni.ts';
-import { allowWrites, fenceEpoch, readFence, withoutFence } from '../src/systems/postgres-fence.ts';
+import { fenceEpoch, withoutFence } from '../src/model/fence-text.ts';
+import { allowWrites, readFence } from '../src/systems/postgres-fence.ts';
 import { hasHostAccess, nodeByAddress, nodeStatus, openNode, runOnNode, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, textInput, type StepDefinition, type StepRun } from './step-definition.ts';
 
@@ -245,7 +246,7 @@ async function newPrimary(step: StepRun): Promise<string> {
   if (optionalText(step, 'primary') !== undefined) return nodeInput(step, 'primary');
   const datastore = datastoreFor(step);
   if (datastore.endpoint === undefined) return onlyPrimary(step);
-  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret, datastore.endpoint.secretRegion);
   const node = nodeByAddress(datastore, endpoint.host, endpoint.port);
   if (node === null) throw new HoldfastError('primary-unknown', `the application's secret points to ${endpoint.host}:${endpoint.port}, which is no node of ours`, { next: 'correct the secret or the node addresses' });
   return node;

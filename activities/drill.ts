@@ -1,20 +1,28 @@
 import { createHash } from 'node:crypto';
+import { Context as ActivityContext } from '@temporalio/activity';
 import type { CheckResult } from '../src/model/api.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
-import type { Manifest } from '../src/model/manifest.ts';
-import { compareFingerprints, type Proof } from '../src/model/proof.ts';
+import { postgresManifestOf, type Manifest } from '../src/model/manifest.ts';
+import type { Proof } from '../src/model/proof.ts';
 import { checksOn, servicesOf, strictestObjectives } from '../src/model/proof-check.ts';
-import { formatBytes } from '../src/model/units.ts';
-import { listBackups, readManifest, removeMark, restoreInto, storeNameOf, writeMark } from '../src/systems/backup-catalogue.ts';
-import { datastoreOf, serviceOf, type Context } from '../src/systems/context.ts';
-import { createDrillTarget, destroyDrillTarget, drillName, openDrillTarget, type DrillTarget } from '../src/systems/drill-target.ts';
-import { quoteIdentifier, withPostgres } from '../src/systems/postgres.ts';
-import { fingerprintTarget, runSqlChecks } from '../src/systems/proof-postgres.ts';
-import { openStore } from '../src/systems/store.ts';
+import { idOf, listBackups, readManifest, removeMark, storeNameOf, writeMark } from '../src/systems/backup-catalogue.ts';
+import type { BackupEngine, DrillCall as EngineCall, Restored, TargetMade } from '../src/systems/backup-engine.ts';
+import { writeVerdict } from '../src/systems/backup-records.ts';
+import { backedUpOf, serviceOf, type Context } from '../src/systems/context.ts';
+import { drillName } from '../src/systems/drill-folder.ts';
+import { engineOfBackup, engineOfDatastore } from '../src/systems/engines.ts';
+import { drillInstance, drillPlace, type ManagedDrill } from '../src/systems/managed-drill.ts';
+import { openStore, type Store } from '../src/systems/store.ts';
 import { withActivityFailures } from './failure.ts';
 import { withHeartbeat } from './heartbeat.ts';
 
-const CHECK_TIMEOUT_MS = 60_000;
+export type { Restored, TargetMade } from '../src/systems/backup-engine.ts';
+
+export const CHECK_TIMEOUT_MS = 60_000;
+/** Nobody's recovery waits for it, but the target stands so much longer. */
+const DRIFT_TIMEOUT_MS = 30 * 60_000;
+/** Kept of the activity's own deadline, to answer in. */
+const DRIFT_MARGIN_MS = 60_000;
 /** History takes 2 MB a payload; a restore that differs in everything is described well enough by its first differences. */
 const DIFFERENCES_KEPT = 200;
 const TEXT_KEPT = 4000;
@@ -52,39 +60,27 @@ export interface DrillSubject {
   } | null;
   readonly problem: string | null;
   readonly committed: number;
+  /** The target is an instance that RDS makes, on no host of ours. */
+  readonly managed?: ManagedDrill;
+  /** So long may the target take to be destroyed; left out: minutes. */
+  readonly destroyMs?: number;
 }
 
-export interface DrillCall {
-  readonly datastore: string;
-  readonly service: string | null;
-  readonly workflowId: string;
-  readonly runId: string;
-  readonly storeName: string;
-  readonly location: string;
-  readonly targetName: string;
-}
-
-export interface TargetMade {
-  readonly name: string;
-  readonly serverVersion: string;
-  readonly isolation: string;
-  readonly systemIdentifier: string;
-  readonly tookMs: number;
-}
-
-export interface Restored {
-  readonly startedAtMs: number;
-  readonly finishedAtMs: number;
-  readonly globalsMs: number | null;
-  readonly dataMs: number | null;
-  readonly plainBytes: number;
-  /** What in the backup kept it from being restored; null when it was. */
-  readonly bad: string | null;
+export interface DrillCall extends EngineCall {
+  readonly managed?: ManagedDrill;
 }
 
 export interface Checked {
   readonly checks: readonly CheckResult[];
   readonly finishedAtMs: number;
+  /** For the proof: found out after `finishedAtMs`. */
+  readonly notes?: readonly string[];
+}
+
+/** What a lost worker had found out before it began to look at the drift. */
+interface CheckedSoFar {
+  readonly checked: Checked;
+  readonly drift: string;
 }
 
 export type DrillActivities = ReturnType<typeof createDrillActivities>;
@@ -95,7 +91,7 @@ export function createDrillActivities(context: Context) {
     async chooseDrillBackup(asked: DrillRequest): Promise<DrillSubject> {
       return withHeartbeat('', async (signal) => {
         const { config } = context;
-        const datastore = datastoreOf(config, asked.datastore);
+        const datastore = backedUpOf(config, asked.datastore);
         const request = { ...asked, backup: asked.backup ?? datastore.drill.backup };
         if (request.service !== null && !serviceOf(config, request.service).datastores.includes(request.datastore)) {
           throw new HoldfastError('service-mismatch', `service ${request.service} does not live on datastore ${request.datastore}`, { next: `its datastores: ${serviceOf(config, request.service).datastores.join(', ')}` });
@@ -111,110 +107,118 @@ export function createDrillActivities(context: Context) {
           ...summaries.map((summary) => ({
             id: summary.id, location: summary.location, storeName, snapshotAt: new Date(summary.snapshotAtMs).toISOString(), storedBytes: summary.storedBytes, plainBytes: summary.plainBytes, choice: request.backup, damaged: null,
           })),
-          ...damaged.map(({ location, why }) => ({ id: /Z-([a-z0-9-]+)\/$/.exec(location)?.[1] ?? location, location, storeName, snapshotAt: null, storedBytes: 0, plainBytes: 0, choice: request.backup, damaged: why })),
+          ...damaged.map(({ location, why }) => ({ id: idOf(location), location, storeName, snapshotAt: null, storedBytes: 0, plainBytes: 0, choice: request.backup, damaged: why })),
         ].sort((a, b) => (a.location < b.location ? -1 : 1)); // The folder names carry the time, so the last one is the newest.
         const chosen = choose(candidates, request);
+        const { drill } = await engineOfDatastore(context, request.datastore);
         const subject = {
           hostTaskQueue: context.hostTaskQueue, environment: config.environment, datastore: request.datastore, service: request.service ?? (services.length === 1 ? services[0]! : null), services, objectives,
           timeoutMs: datastore.drill.timeout, targetName: drillName(request), committed: candidates.length,
+          ...(drill.destroyMs === undefined ? {} : { destroyMs: drill.destroyMs(context, request.datastore) }),
         };
         if (chosen === undefined) {
           const problem = candidates.length === 0 ? `there is no committed backup of ${request.datastore} in ${store.describe()}` : `there is no committed backup ${request.backup} of ${request.datastore} in ${store.describe()}`;
           return { ...subject, backup: null, problem };
         }
+        const managed = chosen.damaged === null && datastore.engine === 'postgres' && summaries.find(({ location }) => location === chosen.location)?.kind === 'managed-snapshot' ? await managedDrill(store, chosen.location, request, signal) : undefined;
         await writeMark(store, chosen.location, { mark: 'in-use', at: new Date().toISOString(), by: request.workflowId, reason: 'a restore drill reads it' }, inUseName(request));
-        return { ...subject, backup: chosen, problem: null };
+        return { ...subject, backup: chosen, problem: null, ...(managed === undefined ? {} : { targetName: managed.identifier, timeoutMs: drillPlace(context, request.datastore).timeout, managed }) };
       });
     },
 
-    /** A fresh, isolated server like the source's. What an earlier attempt left is destroyed first. */
+    /** A fresh, isolated place like the source's. What an earlier attempt left is destroyed first. */
     async startDrillTarget(call: DrillCall): Promise<TargetMade> {
-      return withHeartbeat('', async (signal) => {
-        const started = performance.now();
-        const manifest = await manifestOf(call, signal);
-        const target = await createDrillTarget(context, call, manifest, { binDirectory: datastoreOf(context.config, call.datastore).binDirectory, staged: datastoreOf(context.config, call.datastore).drill.jobs > 1, signal });
+      return withHeartbeat('', async (signal, onProgress) => {
+        const { engine, manifest } = await subjectOf(call, signal);
+        const target = await engine.drill.start(context, call, manifest, { signal, onProgress });
         context.log.info({ target: target.name, isolation: target.isolation, server: target.serverVersion }, 'drill target started');
-        return { name: target.name, serverVersion: target.serverVersion, isolation: target.isolation, systemIdentifier: target.systemIdentifier, tookMs: Math.round(performance.now() - started) };
+        return target;
       });
     },
 
-    /** Globals, then the archive. A backup that cannot be restored is a result; a fault of this host is an error. */
+    /** A backup that cannot be restored is a result; a fault of this host is an error. */
     async restoreDrillBackup(call: DrillCall): Promise<Restored> {
-      return withHeartbeat('', async (signal, progress) => {
-        const target = await openDrillTarget(context, call.targetName);
-        const manifest = await manifestOf(call, signal);
-        await refuseUsed(target, manifest);
-        const startedAtMs = Date.now();
-        try {
-          await prepareRoles(target, manifest);
-          const done = await restoreInto(context, {
-            storeName: call.storeName,
-            location: call.location,
-            manifest,
-            target: target.connection,
-            binDirectory: datastoreOf(context.config, call.datastore).binDirectory,
-            create: true,
-            parallel: { jobs: datastoreOf(context.config, call.datastore).drill.jobs, stageDirectory: target.directory },
-            signal,
-            onProgress: ({ phase, plainBytes, ofBytes }) => progress(`${phase}: ${formatBytes(plainBytes)} of ${formatBytes(ofBytes)}`),
-          });
-          return { startedAtMs, finishedAtMs: Date.now(), globalsMs: Math.round(done.globalsMs), dataMs: Math.round(done.dataMs), plainBytes: done.plainBytes, bad: null };
-        } catch (error) {
-          signal.throwIfAborted();
-          if (!isFaultOfBackup(error)) throw error;
-          // A server that is gone explains every error of its clients.
-          await openDrillTarget(context, call.targetName);
-          context.log.warn({ backup: call.location, err: error }, 'the backup could not be restored');
-          return { startedAtMs, finishedAtMs: Date.now(), globalsMs: null, dataMs: null, plainBytes: 0, bad: shorten(messageOf(error), TEXT_KEPT) };
-        }
+      return withHeartbeat('', async (signal, onProgress) => {
+        const { engine, manifest } = await subjectOf(call, signal);
+        const restored = await engine.drill.restore(context, call, manifest, { signal, onProgress });
+        if (restored.bad === null) return restored;
+        context.log.warn({ backup: call.location, why: restored.bad }, 'the backup could not be restored');
+        return { ...restored, bad: shorten(restored.bad, TEXT_KEPT) };
       });
     },
 
-    /** Compare everything in the restored database with the manifest. */
+    /** Compare everything that was restored with the manifest. */
     async proveDrillRestore(call: DrillCall): Promise<Proof> {
-      return withHeartbeat('', async (signal, progress) => {
-        const target = await openDrillTarget(context, call.targetName);
-        const manifest = await manifestOf(call, signal);
-        const found = await fingerprintTarget(target.connection, { binDirectory: datastoreOf(context.config, call.datastore).binDirectory, signal, onProgress: progress });
-        return shortenProof(compareFingerprints(manifest, found));
+      return withHeartbeat('', async (signal, onProgress) => {
+        const { engine, manifest } = await subjectOf(call, signal);
+        return shortenProof(await engine.drill.prove(context, call, manifest, { signal, onProgress }));
       });
     },
 
-    /** The services' own SQL checks against the restored database. */
+    /** The services' own checks against what was restored. */
     async runDrillChecks(call: DrillCall): Promise<Checked> {
-      return withHeartbeat('', async (signal, progress) => {
-        const target = await openDrillTarget(context, call.targetName);
+      return withHeartbeat<Checked, string | CheckedSoFar>(lastKnown() ?? '', async (signal, onProgress) => {
         const { config } = context;
         const checks = servicesOf(config.services, call.datastore, call.service ?? undefined).flatMap((name) => checksOn(config.services[name]!, call.datastore));
-        if (checks.length > 0) {
-          // A restore brings no statistics; without them a query may take its worst plan.
-          progress('analyzing');
-          await withPostgres(target.connection, (client) => client.query('ANALYZE'));
-          progress(`running ${checks.length} checks`);
+        const { drill } = await engineOfDatastore(context, call.datastore);
+        const startedAtMs = Date.now();
+        const checked: Checked = lastKnown()?.checked ?? {
+          checks: checks.length === 0 ? [] : await drill.check(context, call, checks, { timeoutMs: CHECK_TIMEOUT_MS, signal, onProgress }), finishedAtMs: Date.now(),
+        };
+        if (drill.drift === undefined || !checked.checks.every(({ ok }) => ok)) return checked;
+        // Another worker must not measure the recovery anew from here.
+        const report = (drift: string): void => onProgress({ checked, drift });
+        report('');
+        const timeoutMs = Math.min(DRIFT_TIMEOUT_MS, ActivityContext.current().info.startToCloseTimeoutMs - (Date.now() - startedAtMs) - DRIFT_MARGIN_MS);
+        if (timeoutMs <= 0) return { ...checked, notes: ['drift: not known; no time was left to read the live tables'] };
+        try {
+          const { manifest } = await subjectOf(call, signal);
+          const notes = await drill.drift(context, call, manifest, { signal, onProgress: report, timeoutMs });
+          return notes.length === 0 ? checked : { ...checked, notes: notes.map((note) => shorten(note, TEXT_KEPT)) };
+        } catch (error) {
+          signal.throwIfAborted();
+          return { ...checked, notes: [`drift: not known: ${shorten(messageOf(error), TEXT_KEPT)}`] };
         }
-        const results = await runSqlChecks(target.connection, checks, { timeoutMs: CHECK_TIMEOUT_MS, signal });
-        return { checks: results, finishedAtMs: Date.now() };
       });
     },
 
-    async destroyDrillTarget(call: Pick<DrillCall, 'targetName'>): Promise<{ existed: boolean }> {
-      return withHeartbeat('', () => destroyDrillTarget(context, call.targetName));
+    async destroyDrillTarget(call: Pick<DrillCall, 'datastore' | 'targetName'>): Promise<{ existed: boolean }> {
+      return withHeartbeat('', async (signal) => (await engineOfDatastore(context, call.datastore)).drill.destroy(context, call, { signal }));
     },
 
     /** Mark the backup by what was found, and release it. `null`: nothing was found out about it. */
     async concludeDrill(call: DrillCall, found: { mark: 'verified' | 'bad'; reason: string } | null): Promise<void> {
       await withHeartbeat('', async (signal) => {
         signal.throwIfAborted();
+        if (call.location === '') return; // A moment, no backup.
         const store = await openStore(context, call.storeName);
-        if (found !== null) await writeMark(store, call.location, { mark: found.mark, at: new Date().toISOString(), by: call.workflowId, reason: shorten(found.reason, 500) });
+        const verdict = found === null ? null : { mark: found.mark, at: new Date().toISOString(), by: call.workflowId, reason: shorten(found.reason, 500) };
+        if (verdict !== null) await writeMark(store, call.location, verdict);
+        // Whatever becomes of the record: the backup is not in use any more, and retention waits for that.
         await removeMark(store, call.location, inUseName(call));
+        if (verdict !== null) await writeVerdict(store, call.datastore, idOf(call.location), verdict);
       });
     },
   });
 
-  async function manifestOf(call: DrillCall, signal: AbortSignal): Promise<Manifest> {
-    return readManifest(await openStore(context, call.storeName), call.location, signal);
+  async function managedDrill(store: Store, location: string, request: DrillRequest, signal: AbortSignal): Promise<ManagedDrill> {
+    const place = drillPlace(context, request.datastore);
+    const manifest = postgresManifestOf(await readManifest(store, location, signal));
+    const managed = manifest.managed!;
+    const found = [managed, ...managed.copies].find(({ region }) => region === (place.region ?? managed.region));
+    if (found === undefined) throw new HoldfastError('copy-missing', `the backup has no copy in ${place.region}, where drills restore from`, { next: 'choose a backup that has one, or find out why it was not copied (it is degraded)' });
+    return { region: found.region, identifier: drillInstance(request.datastore, request), from: { snapshot: found.identifier } };
   }
+
+  async function subjectOf(call: DrillCall, signal: AbortSignal): Promise<{ engine: BackupEngine; manifest: Manifest }> {
+    const manifest = await readManifest(await openStore(context, call.storeName), call.location, signal);
+    return { engine: await engineOfBackup(context, manifest), manifest };
+  }
+}
+
+function lastKnown(): CheckedSoFar | undefined {
+  const details: unknown = ActivityContext.current().info.heartbeatDetails;
+  return typeof details === 'object' && details !== null && 'checked' in details ? (details as CheckedSoFar) : undefined;
 }
 
 /** `random` follows from the run, so that another attempt chooses, and marks, the same one. */
@@ -232,43 +236,7 @@ function inUseName({ workflowId, runId }: { workflowId: string; runId: string })
   return `in-use-${createHash('sha256').update(`${workflowId}\0${runId}`).digest('hex').slice(0, 12)}`;
 }
 
-/** A restore goes into a server without user databases; whatever else is there came from an earlier attempt or from elsewhere. */
-async function refuseUsed(target: DrillTarget, manifest: Manifest): Promise<void> {
-  const others = await withPostgres({ ...target.connection, database: 'template1' }, async (client) =>
-    (await client.query<{ datname: string }>(`select datname from pg_database where datname not in ('postgres', 'template0', 'template1') or datname = $1`, [manifest.source.database === 'postgres' ? '' : manifest.source.database])).rows.map((row) => row.datname),
-  );
-  if (others.length > 0) {
-    throw new HoldfastError('drill-target-gone', `drill target ${target.name} already holds ${others.join(', ')}: an earlier attempt was cut off`, { next: 'the drill starts over with a new target' });
-  }
-}
-
-/**
- * A backup without globals leaves its roles to whoever restores it: here they are made empty, so that owners and grants can be
- * restored and compared all the same. The proof says that roles themselves were not.
- */
-export async function prepareRoles(target: DrillTarget, manifest: Manifest): Promise<void> {
-  if (manifest.objects.some((object) => object.role === 'globals')) return;
-  await withPostgres({ ...target.connection, database: 'template1' }, async (client) => {
-    for (const { name } of manifest.fingerprint.roles) await client.query(`create role ${quoteIdentifier(name)}`);
-  });
-}
-
-const BACKUP_FAULTS = new Set(['object-damaged', 'object-missing', 'manifest-changed', 'manifest-invalid']);
-/** What pg_restore and psql say when this host, not the backup, is at fault. */
-const HOST_FAULTS = [
-  /No space left on device/i, /could not (extend|write|create) file/i, /Cannot allocate memory|out of memory|out of shared memory/i, /server closed the connection|connection to server .* (failed|was lost)|terminating connection/i,
-  /the database system is (shutting down|starting up|in recovery)/i, /could not open extension control file|extension "[^"]*" is not available|could not access file "\$libdir/i, /could not open shared library|could not load library/i,
-  /invalid (LC_COLLATE|LC_CTYPE|locale)|locale name/i, /must be loaded via shared_preload_libraries/i, /unsupported version \(.*\) in file header/i,
-];
-
-function isFaultOfBackup(error: unknown): boolean {
-  if (!(error instanceof HoldfastError)) return false;
-  if (BACKUP_FAULTS.has(error.code)) return true;
-  if (error.code !== 'child-failed' || error.context['signal'] !== null) return false;
-  return !HOST_FAULTS.some((pattern) => pattern.test(error.message));
-}
-
-function shortenProof(proof: Proof): Proof {
+export function shortenProof(proof: Proof): Proof {
   const { differences } = proof;
   if (differences.length <= DIFFERENCES_KEPT) return proof;
   return { ...proof, differences: differences.slice(0, DIFFERENCES_KEPT), notes: [...proof.notes, `${differences.length - DIFFERENCES_KEPT} more differences are not listed`] };

@@ -1,18 +1,20 @@
 import { ApplicationFailure, CancelledFailure } from '@temporalio/common';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
-import { redact } from '../src/systems/log.ts';
+import { redact, redactValue } from '../src/systems/log.ts';
 
 /**
  * What an activity throws to Temporal: the message people read, secrets masked, and whether another attempt can help.
  * Stacks and causes stay out of history: they are logged where they happened.
+ * @param report how far it had come, for the next try.
  */
-export function toActivityFailure(error: unknown): Error {
+export function toActivityFailure(error: unknown, report: unknown = null): Error {
   if (error instanceof CancelledFailure || error instanceof ApplicationFailure) return error;
   const known = error instanceof HoldfastError ? error : undefined;
   const failure = ApplicationFailure.create({
     message: redact(messageOf(error)),
     type: known?.code ?? 'unexpected',
     nonRetryable: known !== undefined && !known.retryable,
+    ...(report === null ? {} : { details: [redactValue(report)] }),
   });
   failure.stack = '';
   return failure;

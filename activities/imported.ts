@@ -60,7 +60,7 @@ async function presentPlan(context: Context, results: BreakGlassResults): Promis
 async function look(context: Context, results: BreakGlassResults, step: BreakGlassResults['steps'][number]): Promise<CheckResult[]> {
   const parameters = results.parameters;
   const rebuilt = step.uses === 'postgres.rebuildStandby';
-  const given: Record<string, unknown> = { datastore: datastoreOf(context, results), primary: rebuilt ? undefined : results.primary, candidate: results.candidate, node: rebuilt ? parameters['node'] : results.primary, ...(rebuilt ? { wait: '5s' } : {}) };
+  const given: Record<string, unknown> = { datastore: postgresOf(context, results), primary: rebuilt ? undefined : results.primary, candidate: results.candidate, node: rebuilt ? parameters['node'] : results.primary, ...(rebuilt ? { wait: '5s' } : {}) };
   try {
     const { checks } = await read(context, results, step.id, step.uses, VISIBLE[step.uses]!, given);
     return (checks ?? []).map((check) => ({ ...check, name: `${step.id} now: ${check.name}` }));
@@ -71,7 +71,7 @@ async function look(context: Context, results: BreakGlassResults, step: BreakGla
 
 /** Nothing was promoted: then writes are let in where they were. */
 async function unchanged(context: Context, results: BreakGlassResults): Promise<CheckResult[]> {
-  const datastore = datastoreOf(context, results);
+  const datastore = postgresOf(context, results);
   if (results.primary === null || datastore === undefined) return [];
   try {
     const { before, summary } = await read(context, results, 'primary', 'postgres.readOnly', 'inspect', { datastore, primary: results.primary });
@@ -82,7 +82,7 @@ async function unchanged(context: Context, results: BreakGlassResults): Promise<
   }
 }
 
-function datastoreOf(context: Context, results: BreakGlassResults): string | undefined {
+function postgresOf(context: Context, results: BreakGlassResults): string | undefined {
   const named = results.parameters['datastore'];
   if (typeof named === 'string') return named;
   return results.service !== null && Object.hasOwn(context.config.services, results.service) ? context.config.services[results.service]!.datastores[0] : undefined;

@@ -1,5 +1,6 @@
 import { Context as ActivityContext } from '@temporalio/activity';
 import type { CheckResult } from '../src/model/api.ts';
+import { DEFAULT_COOLDOWN_MS } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import { lockChecks, startLock, type LockRequest, type Refused, type Released, type Run, type Seen } from '../src/model/lock.ts';
 import { serviceOf, type Context } from '../src/systems/context.ts';
@@ -95,9 +96,6 @@ export function createLockActivities(context: Context) {
     lookAtRuns: (runs: readonly Run[]): Promise<Seen[]> => lookAtRuns(ActivityContext.current().client, runs),
   });
 }
-
-/** As services.<name>.cooldown, for a promotion by a runbook that belongs to no service. */
-const DEFAULT_COOLDOWN_MS = 3_600_000;
 
 function ownRun(): Run {
   const { workflowExecution } = ActivityContext.current().info;

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
-import type { Config, ServiceConfig } from '../src/model/config-schema.ts';
+import { postgresNamed, type Config, type ServiceConfig } from '../src/model/config-schema.ts';
 import { stepKind } from '../src/model/catalogue.ts';
 import { parseDocument, pathText, valueAt } from '../src/model/document.ts';
 import { formatFinding, HoldfastError } from '../src/model/errors.ts';
 import { canonicalJson } from '../src/model/evidence.ts';
 import type { Plan, PlannedStep } from '../src/model/execution.ts';
+import { expandForEach } from '../src/model/for-each.ts';
 import { originOf } from '../src/model/failback.ts';
 import { inputIssues, parameterProblem, runbookOf } from '../src/model/runbook-check.ts';
 import { MODES, type Json, type Mode, type Runbook } from '../src/model/runbook-schema.ts';
@@ -44,7 +45,8 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
   const service = request.service === null ? null : serviceOf(config, request.service);
   const runbook = request.document === undefined ? await namedRunbook(context, request, service) : givenRunbook(request, request.document);
   const parameters = resolveParameters(context, runbook, service, request.parameters);
-  const misfits = inputIssues(runbook, { service: request.service, mode: request.mode, parameters });
+  const expanded = expandForEach(runbook, parameters, config.services);
+  const misfits = inputIssues(expanded, { service: request.service, mode: request.mode, parameters });
   if (misfits.length > 0) {
     throw new HoldfastError('parameters', misfits.map(({ path, message, found, allowed }) => `${pathText(path)}: ${message}; found ${found ?? 'nothing'}; allowed: ${allowed ?? 'see the step kind'}`).join('\n'), { next: 'correct the parameters and start again' });
   }
@@ -52,10 +54,17 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
   if (request.expectedDocument !== undefined && request.expectedDocument !== document) {
     throw new HoldfastError('runbook-changed', `runbook ${runbook.name} was changed since the run that calls it began`, { next: 'what runs now is not what was planned: look at the change, then start anew' });
   }
-  const nested = await nestedDocuments(context, runbook, service);
-  const indexOf = new Map(runbook.steps.map((step, index) => [step.id, index]));
-  const steps = runbook.steps.map((step): PlannedStep => {
+  const nested = await nestedDocuments(context, expanded, service);
+  const indexOf = new Map(expanded.steps.map((step, index) => [step.id, index]));
+  const managedBy = (step: { readonly with: Readonly<Record<string, unknown>> }): PlannedStep['managed'] => {
+    const given = step.with['datastore'];
+    const reference = typeof given === 'string' ? /^\$\{parameters\.([^}]+)\}$/.exec(given)?.[1] : undefined;
+    const name = reference === undefined ? given : parameters[reference];
+    return typeof name === 'string' ? postgresNamed(config.datastores, name)?.managed?.type : undefined;
+  };
+  const steps = expanded.steps.map((step): PlannedStep => {
     const kind = stepKind(step.uses);
+    const managed = managedBy(step);
     if (kind === undefined) throw new HoldfastError('unknown-step-kind', `step ${step.id} uses "${step.uses}", which is no step kind`, { next: 'run `holdfast validate`' });
     return {
       id: step.id,
@@ -67,7 +76,8 @@ export async function resolvePlan(context: Context, request: PlanRequest): Promi
       ...(step.needs === undefined ? {} : { needs: step.needs.map((id) => indexOf.get(id)!) }),
       ...(step.when === undefined ? {} : { when: step.when }),
       ...(step.after === undefined ? {} : { after: step.after }),
-      applyMs: step.timeout ?? kind.applyMs,
+      applyMs: step.timeout ?? (managed === undefined ? kind.applyMs : (kind.managedApplyMs ?? kind.applyMs)),
+      ...(managed === undefined ? {} : { managed }),
       attempts: step.attempts ?? kind.attempts,
       ...(step.retryDelay === undefined ? {} : { retryDelayMs: step.retryDelay }),
       ...(step.deadline === undefined ? {} : { deadlineMs: step.deadline }),
@@ -110,7 +120,10 @@ function sha256(value: unknown): string {
 
 /** Of what a run depends on beside its document; secrets stand there as references only. */
 export function configurationHash(config: Config, service: ServiceConfig): string {
-  const datastores = service.datastores.map((name) => ({ name, nodes: config.datastores[name]?.nodes, endpoint: config.datastores[name]?.endpoint ?? null }));
+  const datastores = service.datastores.map((name) => {
+    const datastore = config.datastores[name];
+    return datastore === undefined || datastore.engine === 'postgres' ? { name, nodes: datastore?.nodes, endpoint: datastore?.endpoint ?? null, ...(datastore?.managed === undefined ? {} : { managed: datastore.managed }) } : { name, ...datastore };
+  });
   return sha256({ datastores, parameters: service.parameters });
 }
 

@@ -6,8 +6,9 @@ import { describeCheck } from '../src/model/execution.ts';
 import { formatDuration } from '../src/model/units.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
-import { conninfoValue, settingValue } from '../src/systems/postgres-conninfo.ts';
-import { fenceEpoch, readFence, refuseStale, withFence, withoutFence } from '../src/systems/postgres-fence.ts';
+import { conninfoValue, settingValue } from '../src/model/postgres-conninfo.ts';
+import { fenceEpoch, withFence, withoutFence } from '../src/model/fence-text.ts';
+import { readFence, refuseStale } from '../src/systems/postgres-fence.ts';
 import { committedPosition, controlData, ensureSlot, hasHostAccess, hostRules, hostState, lsnDifference, nodeByAddress, nodeStatus, nodeTool, runOnNode, startOnHost, stopOnHost, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { rebuildByController } from './controller.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
@@ -24,18 +25,18 @@ function hostOf(step: StepRun): { name: string; host: Host } {
   return { name, host: node };
 }
 
-async function primaryOf(step: StepRun): Promise<string> {
+export async function primaryOf(step: StepRun): Promise<string> {
   if (optionalText(step, 'primary') !== undefined) return nodeInput(step, 'primary');
   const datastore = datastoreFor(step);
   if (datastore.endpoint === undefined) throw new HoldfastError('primary-unknown', 'no primary is named and there is no endpoint secret', { next: 'give the parameter primary' });
-  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret, datastore.endpoint.secretRegion);
   const found = nodeByAddress(datastore, endpoint.host, endpoint.port);
   if (found === null) throw new HoldfastError('primary-unknown', `the application's secret points to ${endpoint.host}:${endpoint.port}, which is no node of ours`, { next: 'correct the secret or the node addresses' });
   return found;
 }
 
 /** Streams the present primary's timeline: addresses cannot tell, they may be names, and ports are often all the same. */
-async function streams(step: StepRun): Promise<{ ok: boolean; found: string }> {
+export async function streams(step: StepRun): Promise<{ ok: boolean; found: string }> {
   const datastore = datastoreFor(step);
   const primary = await nodeStatus(step.context, datastore, await primaryOf(step));
   const status = await nodeStatus(step.context, datastore, nodeInput(step, 'node'));

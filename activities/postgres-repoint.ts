@@ -4,7 +4,7 @@ import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import type { Json } from '../src/model/runbook-schema.ts';
 import { registerSecret } from '../src/systems/log.ts';
 import { adminTarget } from '../src/systems/postgres.ts';
-import { formatConninfo, parseConninfo, redirectConninfo } from '../src/systems/postgres-conninfo.ts';
+import { formatConninfo, parseConninfo, redirectConninfo } from '../src/model/postgres-conninfo.ts';
 import { readFence } from '../src/systems/postgres-fence.ts';
 import { beyondFork, ensureSlot, lsnValue, nodeStatus, walTimeline, withNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';

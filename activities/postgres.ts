@@ -8,26 +8,32 @@ import type { Json } from '../src/model/runbook-schema.ts';
 import { formatBytes, formatDuration } from '../src/model/units.ts';
 import { runChild } from '../src/systems/child.ts';
 import { adminTarget, connectPostgres, withPostgres } from '../src/systems/postgres.ts';
-import { parseConninfo } from '../src/systems/postgres-conninfo.ts';
-import { allowWrites, fenceEpoch, fenceRights, fenceWhole, leaveStandbySignal, readFence, refuseStale, refuseWrites, withFence, type RefuseOptions } from '../src/systems/postgres-fence.ts';
-import { committedPosition, controlData, foreignFiles, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
+import { parseConninfo } from '../src/model/postgres-conninfo.ts';
+import { fenceEpoch, fenceWhole, withFence } from '../src/model/fence-text.ts';
+import { allowWrites, fenceRights, leaveStandbySignal, readFence, refuseStale, refuseWrites, type RefuseOptions } from '../src/systems/postgres-fence.ts';
+import { committedPosition, controlData, foreignFiles, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, patientStatus, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { furthest, lookAtRoles, type Roles } from '../src/systems/postgres-roles.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
-/** A guard has 30 s; a larger allowed lag is only looked for so long. */
+/** A guard has 45 s; a larger allowed lag is only looked for so long. */
 const MAX_LAG_WAIT_MS = 15_000;
 
 /** Forced: replay that has not moved for so long has nothing left to replay. */
 const SETTLED_MS = 1000;
 
-function findRoles(step: StepRun): Promise<Roles> {
+export function findRoles(step: StepRun): Promise<Roles> {
   const decided = step.call.facts['candidate'];
   return lookAtRoles(step.context, datastoreFor(step), { primary: optionalText(step, 'primary'), candidate: optionalText(step, 'candidate'), mode: step.call.mode, ...(typeof decided === 'string' ? { decided } : {}) });
 }
 
+/** Patient, but for a planned failover that has begun: writes are refused meanwhile, and going back soon is worth more than a busy candidate. */
+function statusOfCandidate(step: StepRun, name: string): Promise<NodeStatus> {
+  return (step.call.preflight || step.call.mode === 'forced' ? patientStatus : nodeStatus)(step.context, datastoreFor(step), name);
+}
+
 /** What must hold of the node that is to be promoted, in either mode. */
-async function candidateChecks(step: StepRun, candidate: NodeStatus | undefined, name: string | null): Promise<CheckResult[]> {
+export async function candidateChecks(step: StepRun, candidate: NodeStatus | undefined, name: string | null): Promise<CheckResult[]> {
   if (name === null || candidate === undefined) return [check('candidate', false, 'a standby in recovery', 'none', 'rebuild a standby (runbook standby-rebuild) or name one with the parameter candidate')];
   if (!candidate.reachable) return [check('candidate', false, `${name} answers`, candidate.error ?? 'no answer', 'repair the standby or name another candidate')];
   const fence = candidate.superuser ? await withNode(step.context, datastoreFor(step), name, readFence) : null;
@@ -47,7 +53,7 @@ async function candidateChecks(step: StepRun, candidate: NodeStatus | undefined,
  * Lag as time: how long the standby takes from now to replay what the primary has written by now. Measured, so that an idle
  * primary does not look like a lagging standby. null when it does not get there within `limitMs`.
  */
-async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus, limitMs: number): Promise<{ lagMs: number | null; lagBytes: number | null }> {
+export async function lagOf(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus, limitMs: number): Promise<{ lagMs: number | null; lagBytes: number | null }> {
   const started = step.nowMs();
   const goal = await committedPosition(step.context, datastore, primary);
   if (candidate.replayedLsn === null) return { lagMs: null, lagBytes: null };
@@ -133,12 +139,12 @@ const health: StepDefinition = {
   },
 };
 
-function placesOf(verdict: DownVerdict): number {
+export function placesOf(verdict: DownVerdict): number {
   return new Set(verdict.facts.map((fact) => fact.place)).size;
 }
 
 /** What its promotion may lose, by what it knows itself. */
-function lossOf(candidate: NodeStatus | undefined): { mayLoseMs: number | null; mayLoseBytes: number | null } {
+export function lossOf(candidate: NodeStatus | undefined): { mayLoseMs: number | null; mayLoseBytes: number | null } {
   if (candidate === undefined) return { mayLoseMs: null, mayLoseBytes: null };
   const { announcedLsn, receivedLsn } = candidate;
   const announcedBytes = announcedLsn !== null && receivedLsn !== null ? Number(lsnDifference(receivedLsn, announcedLsn)) : null;
@@ -146,7 +152,7 @@ function lossOf(candidate: NodeStatus | undefined): { mayLoseMs: number | null; 
 }
 
 /** Forced: everybody who may know is asked; what it amounts to is decided by `judgePrimary`. */
-async function lookAtPrimary(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<DownVerdict> {
+export async function lookAtPrimary(step: StepRun, datastore: PostgresDatastore, primary: string, candidate: NodeStatus | undefined): Promise<DownVerdict> {
   const worker = await workerSees(step, datastore, primary);
   // Every standby is asked, and after the attempts: one needs a moment to notice that its stream ended.
   const [standbys, host] = await Promise.all([
@@ -291,8 +297,8 @@ function refuseOptions(step: StepRun, node: NodeConfig, timeoutMs: number): Refu
 }
 
 /** Who the application logs in as; null without an endpoint. */
-async function applicationRole(step: StepRun, datastore: PostgresDatastore): Promise<string | null> {
-  return datastore.endpoint === undefined ? null : (await readEndpoint(step.context, datastore.endpoint.secret)).user;
+export async function applicationRole(step: StepRun, datastore: PostgresDatastore): Promise<string | null> {
+  return datastore.endpoint === undefined ? null : (await readEndpoint(step.context, datastore.endpoint.secret, datastore.endpoint.secretRegion)).user;
 }
 
 const fence: StepDefinition = {
@@ -387,14 +393,14 @@ async function fenceOnHost(step: StepRun, node: NodeConfig & { dataDirectory: st
   return `server stopped and standby.signal${rules === null ? '' : ' and pg_hba.conf'} left on its host`;
 }
 
-interface Held {
+export interface Held {
   readonly holds: boolean;
   readonly how: string;
   /** What would get past it all the same; said, because nothing here can prevent it. */
   readonly limits: string[];
 }
 
-function withLimits(how: string, limits: readonly string[]): string {
+export function withLimits(how: string, limits: readonly string[]): string {
   return limits.length === 0 ? how : `${how}; NOT held: ${limits.join('; ')}`;
 }
 
@@ -444,7 +450,7 @@ async function fenceHolds(step: StepRun, name: string, afterRestart: boolean): P
 /** The application's own login is tried: null when it is turned away or cannot write, else what it could do. */
 async function applicationEnters(step: StepRun, datastore: PostgresDatastore, name: string): Promise<string | null> {
   if (datastore.endpoint === undefined) return null;
-  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+  const endpoint = await readEndpoint(step.context, datastore.endpoint.secret, datastore.endpoint.secretRegion);
   const { host, port } = datastore.nodes[name]!;
   try {
     const client = await connectPostgres({ ...endpoint, host, port, sslmode: datastore.admin.sslmode, sslrootcert: datastore.admin.sslrootcert }, { applicationName: 'holdfast-verify', connectTimeoutMs: 3000, queryTimeoutMs: 3000 });
@@ -464,7 +470,7 @@ const awaitReplay: StepDefinition = {
   async guard(step) {
     if (optionalText(step, 'candidate') === undefined) return guarded([]);
     const candidate = nodeInput(step, 'candidate');
-    const status = await nodeStatus(step.context, datastoreFor(step), candidate);
+    const status = await statusOfCandidate(step, candidate);
     return guarded([
       check('candidate answers', status.reachable, 'answers', status.error ?? 'answers'),
       check('replay not paused', status.replayPaused !== true, 'running', status.replayPaused === true ? 'paused' : 'running', `select pg_wal_replay_resume() on ${candidate}`),
@@ -531,7 +537,7 @@ const promote: StepDefinition = {
   },
   async guard(step) {
     if (optionalText(step, 'candidate') === undefined) return guarded([]);
-    const status = await nodeStatus(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
+    const status = await statusOfCandidate(step, nodeInput(step, 'candidate'));
     return guarded(await candidateChecks(step, status, status.node));
   },
   async apply(step) {
@@ -656,7 +662,7 @@ const verifyRecentWrites: StepDefinition = {
     const checks: CheckResult[] = [];
     let found: string | null = null;
     if (datastore.endpoint !== undefined) {
-      const endpoint = await readEndpoint(step.context, datastore.endpoint.secret);
+      const endpoint = await readEndpoint(step.context, datastore.endpoint.secret, datastore.endpoint.secretRegion);
       const node = nodeByAddress(datastore, endpoint.host, endpoint.port);
       checks.push(check('application secret', node === primary, `points to ${primary}`, `${endpoint.host}:${endpoint.port} (${node ?? 'no node of ours'})`));
       try {

@@ -46,7 +46,9 @@ export async function rehearsalsOf(context: Context, client: Client, service: st
   ].join(' AND ');
   const runs: Rehearsal[] = [];
   for (const { workflowId, runId, closedAt } of await completed(client, query, RUNS_LOOKED_AT)) {
-    const result = (await client.workflow.getHandle(workflowId, runId).result()) as { mode?: string; document?: string | null; configuration?: string | null };
+    const result = (await client.workflow.getHandle(workflowId, runId).result()) as { mode?: string; document?: string | null; configuration?: string | null; byPeople?: readonly string[] };
+    // What a person skipped or declared was not rehearsed.
+    if ((result.byPeople ?? []).length > 0) continue;
     runs.push({ workflowId, finishedAt: closedAt, mode: result.mode ?? '?', document: result.document ?? null, configuration: result.configuration ?? null });
   }
   if (runs.length === 0) runs.push(...(await rehearsalsInEvidence(context, service, runbook)));
@@ -63,6 +65,7 @@ async function rehearsalsInEvidence(context: Context, service: string, runbook: 
     const { report } = await verifyEvidenceFolder(join(directory, entry.folder), trust);
     const plan = report?.facts.find((fact) => fact.kind === 'plan')?.data as { runbook?: string; mode?: string; environment?: string; document?: string; configuration?: string } | undefined;
     if (report === undefined || plan?.runbook !== runbook || plan.environment !== context.config.environment) continue;
+    if (report.facts.some(({ kind, data }) => kind === 'decision' && ['skip', 'markDone'].includes((data as { action: string }).action))) continue;
     runs.push({ workflowId: report.header.workflowId, finishedAt: report.header.finishedAt, mode: plan.mode ?? '?', document: plan.document ?? null, configuration: plan.configuration ?? null });
   }
   return runs;

@@ -2,15 +2,20 @@ import { access, constants } from 'node:fs/promises';
 import { createPrivateKey } from 'node:crypto';
 import { dirname, resolve } from 'node:path';
 import { Context as ActivityContext } from '@temporalio/activity';
-import type { PostgresDatastore } from '../src/model/config-schema.ts';
+import type { RehearsalConfig } from '../src/model/config-rehearsals.ts';
+import { isBackedUp, type PostgresDatastore } from '../src/model/config-schema.ts';
 import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import type { Plan } from '../src/model/execution.ts';
-import { backupChecks, backupsNotSeen, forcedChecks, rehearsalCheck, unanswered, type EarlierReadiness, type ForcedOutlook, type ReadinessCheck } from '../src/model/readiness.ts';
+import { backupChecks, backupsNotSeen, complianceCheck, forcedChecks, rehearsalCheck, unanswered, type EarlierReadiness, type ForcedOutlook, type ReadinessCheck } from '../src/model/readiness.ts';
+import { rehearsalReadiness } from '../src/model/rehearsal.ts';
 import type { Mode, Runbook } from '../src/model/runbook-schema.ts';
+import { measureCompliance } from '../src/systems/backup-records.ts';
 import { listBackups } from '../src/systems/backup-catalogue.ts';
 import { runChild } from '../src/systems/child.ts';
-import { datastoreOf, serviceOf, storeOf, type Context } from '../src/systems/context.ts';
+import { datastoreOf, postgresOf, serviceOf, storeOf, type Context } from '../src/systems/context.ts';
+import { engineOfDatastore } from '../src/systems/engines.ts';
 import { redactValue } from '../src/systems/log.ts';
+import { lookAtInstance, managedNode, regionOf } from '../src/systems/rds.ts';
 import { controlData, hasHostAccess, hostState, lsnDifference, nodeStatus, nodeTool, runOnNode } from '../src/systems/postgres-node.ts';
 import { postgresTool } from '../src/systems/postgres.ts';
 import { loadRunbook } from '../src/systems/runbook-file.ts';
@@ -20,8 +25,10 @@ import { majorVersion, toolVersion } from '../src/systems/tool-version.ts';
 import { withActivityFailures } from './failure.ts';
 import { configurationHash, documentHash, resolvePlan } from './plan.ts';
 import { newestReadiness, rehearsalsOf } from './readiness-history.ts';
+import { rehearsalStates } from './rehearsals.ts';
 
 const HOST_TIMEOUT_MS = 10_000;
+const SOURCE_TIMEOUT_MS = 20_000;
 
 /** Roles as the health step of the failover runbook found them, by datastore. */
 export type Roles = Readonly<Record<string, { readonly primary: string; readonly candidate: string | null }>>;
@@ -78,6 +85,7 @@ async function checkProofs(context: Context, serviceName: string, nowMs: number)
   const checks: ReadinessCheck[] = [];
   for (const name of service.datastores) {
     const datastore = datastoreOf(context.config, name);
+    if (!isBackedUp(datastore)) continue;
     if (datastore.store === undefined) {
       checks.push(...backupChecks(name, [], { backupAgeMs: service.objectives.backupAge ?? service.objectives.rpo, drillMaxAgeMs: datastore.drill.maxAge }, nowMs).map((check) => ({ ...check, found: 'none: no store is configured', next: `add datastores.${name}.store` })));
       continue;
@@ -85,6 +93,7 @@ async function checkProofs(context: Context, serviceName: string, nowMs: number)
     try {
       const store = await openStore(context, datastore.store);
       const backups = await listBackups(store, store.prefix, name);
+      if (service.objectives.compliance !== undefined) checks.push(complianceCheck(await measureCompliance(context, ActivityContext.current().client, name, { nowMs, periodMs: service.objectives.compliance.period })));
       checks.push(...backupChecks(name, backups, { backupAgeMs: service.objectives.backupAge ?? service.objectives.rpo, drillMaxAgeMs: datastore.drill.maxAge }, nowMs));
     } catch (error) {
       checks.push(...backupsNotSeen(name, messageOf(error)));
@@ -108,15 +117,32 @@ async function checkRehearsals(context: Context, serviceName: string, only: stri
       checks.push(unanswered(`${name}: rehearsed`, messageOf(error), { rule: 'runbook-rehearsed', expected: 'a runbook that can be read, and histories that can be asked' }));
     }
   }
-  return checks;
+  return only === null ? [...checks, ...(await checkCalendar(context, serviceName))] : checks;
+}
+
+/** Are the rehearsals of the calendar held when they are due? */
+async function checkCalendar(context: Context, serviceName: string): Promise<ReadinessCheck[]> {
+  try {
+    const { rehearsals } = serviceOf(context.config, serviceName);
+    const states = await rehearsalStates(context, ActivityContext.current().client, serviceName, Date.now());
+    return states.map((state, index) => rehearsalReadiness(state, howToRehearse(serviceName, rehearsals[index]!)));
+  } catch (error) {
+    return [unanswered('rehearsals', messageOf(error), { weight: 'lowers', expected: 'histories and evidence that can be asked' })];
+  }
+}
+
+function howToRehearse(service: string, { name, runbook, drill, mode, parameters }: RehearsalConfig): string {
+  if (drill !== undefined) return `holdfast drill ${drill}`;
+  const given = Object.entries(parameters).map(([key, value]) => ` -p ${key}=${typeof value === 'string' ? value : JSON.stringify(value)}`).join('');
+  return `holdfast run ${runbook} --service ${service}${mode === 'planned' ? '' : ` --mode ${mode}`}${given} --reason "rehearsal ${name}"`;
 }
 
 /** What a recovery needs of this worker: client programs, the store, keys. Other workers may differ. */
 async function checkSurroundings(context: Context, serviceName: string): Promise<ReadinessCheck[]> {
   const { datastores } = serviceOf(context.config, serviceName);
   const asked = await Promise.all([
-    ...datastores.map((name) => asCheck(`${name}: client programs`, () => checkClients(context, name))),
-    ...[...new Set(datastores.flatMap((name) => datastoreOf(context.config, name).store ?? []))].map((store) => asCheck(`store ${store}`, () => checkStore(context, store))),
+    ...datastores.map((name) => asCheck(`${name}: source of backups`, () => checkSource(context, name))),
+    ...[...new Set(datastores.flatMap((name) => (context.config.datastores[name] as { store?: string } | undefined)?.store ?? []))].map((store) => asCheck(`store ${store}`, () => checkStore(context, store))),
     asCheck('evidence', () => checkEvidence(context)),
   ]);
   return asked.flat();
@@ -131,9 +157,16 @@ async function asCheck(name: string, ask: () => Promise<ReadinessCheck[]>): Prom
   }
 }
 
+/** What a backup needs of the source and of this host. */
+async function checkSource(context: Context, name: string): Promise<ReadinessCheck[]> {
+  const datastore = datastoreOf(context.config, name);
+  if (datastore.engine === 'postgres') return checkClients(context, name);
+  return isBackedUp(datastore) ? ((await (await engineOfDatastore(context, name)).ready?.(context, name, AbortSignal.timeout(SOURCE_TIMEOUT_MS))) ?? []) : [];
+}
+
 /** pg_dump refuses a server that is newer than itself. */
 async function checkClients(context: Context, name: string): Promise<ReadinessCheck[]> {
-  const datastore = datastoreOf(context.config, name);
+  const datastore = postgresOf(context.config, name);
   const versions = await Promise.all(Object.keys(datastore.nodes).map(async (node) => (await nodeStatus(context, datastore, node)).serverVersion));
   const server = Math.max(0, ...versions.map((version) => Math.floor((version ?? 0) / 10_000)));
   return Promise.all(
@@ -200,6 +233,7 @@ async function checkForced(context: Context, serviceName: string, roles: Roles):
   const notChecked: string[] = [];
   for (const name of serviceOf(context.config, serviceName).datastores) {
     const datastore = datastoreOf(context.config, name);
+    if (datastore.engine !== 'postgres') continue;
     const known = Object.hasOwn(roles, name) ? roles[name] : undefined;
     if (known === undefined) notChecked.push(`forced: ${name}: fencing, standby and hosts, since which node is the primary is not known`);
     else {
@@ -208,9 +242,10 @@ async function checkForced(context: Context, serviceName: string, roles: Roles):
       checks.push(...forcedChecks(outlook));
       const node = datastore.nodes[known.primary]!;
       const countable = hasHostAccess(node) && (await controlData(node, AbortSignal.timeout(HOST_TIMEOUT_MS)).then((control) => control.segmentBytes !== null, () => false));
-      if (!countable) notChecked.push(`forced: ${name}: what would be lost: the files of ${known.primary} cannot be read (dataDirectory, exec), so it could not be counted afterwards either`);
+      if (datastore.managed !== undefined) notChecked.push(`forced: ${name}: what would be lost: RDS shows the WAL of an instance to nobody, so it could not be counted afterwards either`);
+      else if (!countable) notChecked.push(`forced: ${name}: what would be lost: the files of ${known.primary} cannot be read (dataDirectory, exec), so it could not be counted afterwards either`);
     }
-    checks.push(...(await Promise.all(Object.keys(datastore.nodes).map((node) => rebuildChecks(name, datastore, node)))).flat());
+    checks.push(...(await Promise.all(Object.keys(datastore.nodes).map((node) => (datastore.managed === undefined ? rebuildChecks(name, datastore, node) : managedChecks(context, name, datastore, node))))).flat());
   }
   return { checks, outlooks, notChecked };
 }
@@ -226,7 +261,10 @@ async function outlookOf(context: Context, name: string, datastore: PostgresData
   const streaming = others.filter((status) => status.inRecovery === true && status.receiverStatus === 'streaming');
   const chosen = others.find((status) => status.node === candidate);
   const { receivedLsn } = chosen ?? { receivedLsn: null };
+  const rds = datastore.managed === undefined ? null : (await lookAtInstance(context, datastore, primary)).saw;
+  const managed = rds === null ? null : { answers: rds.answers && rds.found, fencingGroups: managedNode(datastore, primary).fencingGroups.length > 0, region: regionOf(context, managedNode(datastore, primary)) };
   return {
+    ...(managed === null ? {} : { managed }),
     datastore: name,
     primary,
     candidate,
@@ -236,7 +274,7 @@ async function outlookOf(context: Context, name: string, datastore: PostgresData
     fenceCommand: node.fence === undefined ? 'none' : (await canRun(node.fence.command)) ? 'found' : 'missing',
     fenceVerify: node.fence?.verify === undefined ? 'none' : await verifyFence(node.fence.verify, primary),
     takesWrites: here.inRecovery === false && !here.readOnlyDefault,
-    observers: ['the worker', ...streaming.map((status) => `the stream of ${status.node}`), ...(host === 'running' || host === 'stopped' ? [`the host of ${primary}`] : [])],
+    observers: ['the worker', ...(managed?.answers === true ? [`RDS in ${managed.region}`] : []), ...streaming.map((status) => `the stream of ${status.node}`), ...(host === 'running' || host === 'stopped' ? [`the host of ${primary}`] : [])],
   };
 }
 
@@ -252,6 +290,19 @@ async function verifyFence(argv: readonly string[], node: string): Promise<Force
   } catch {
     return 'cannot be run';
   }
+}
+
+/** The same for an instance that RDS runs: made anew, it must be described, and its primary have backups to be copied from. */
+async function managedChecks(context: Context, datastoreName: string, datastore: PostgresDatastore, name: string): Promise<ReadinessCheck[]> {
+  if (Object.keys(datastore.nodes).length < 2) return [];
+  const { instance, saw } = await lookAtInstance(context, datastore, name);
+  const check = (what: string, ok: boolean, expected: string, found: string, next: string): ReadinessCheck => ({ name: `rebuild ${datastoreName}/${name}: ${what}`, weight: 'lowers', ok, expected, found, ...(ok ? {} : { next }) });
+  const checks = [check('instance', instance !== null, `RDS describes ${managedNode(datastore, name).instance}`, instance?.status ?? (saw.answers ? 'no such instance' : `RDS does not answer: ${saw.error}`), `correct nodes.${name}.rds, and let the worker call rds:DescribeDBInstances`)];
+  if (instance !== null && datastore.managed!.type === 'rds') {
+    const days = instance.raw.BackupRetentionPeriod ?? 0;
+    checks.push(check('automated backups', days > 0, 'a backup retention period above zero: RDS makes replicas of nothing else', `${days} day(s)`, `aws rds modify-db-instance --db-instance-identifier ${instance.identifier} --backup-retention-period 1 --apply-immediately`));
+  }
+  return checks;
 }
 
 /** After a failover every old primary must be rebuilt; that it cannot be is found now. */

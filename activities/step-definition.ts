@@ -3,7 +3,7 @@ import type { PostgresDatastore } from '../src/model/config-schema.ts';
 import type { PhaseResult } from '../src/model/execution.ts';
 import { HoldfastError } from '../src/model/errors.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
-import { datastoreOf, unknownName, type Context } from '../src/systems/context.ts';
+import { postgresOf, unknownName, type Context } from '../src/systems/context.ts';
 import type { Logger } from '../src/systems/log.ts';
 
 /** What a phase works with. */
@@ -18,6 +18,8 @@ export interface StepRun {
   readonly previousDetails: unknown;
   readonly nowMs: () => number;
   readonly heartbeat: (details: unknown) => void;
+  /** Like heartbeat, and resolves when the server has it: for what must be known before something is done that cannot be done twice. */
+  readonly journal: (details: unknown) => Promise<void>;
   readonly log: Logger;
 }
 
@@ -35,7 +37,7 @@ export interface StepDefinition {
 }
 
 export function datastoreFor(step: StepRun): PostgresDatastore {
-  return datastoreOf(step.context.config, textInput(step, 'datastore'));
+  return postgresOf(step.context.config, textInput(step, 'datastore'));
 }
 
 /** Id of the secret the datastore's applications read. */
@@ -45,6 +47,11 @@ export function endpointSecret(step: StepRun): string {
     throw new HoldfastError('endpoint-missing', `datastore ${textInput(step, 'datastore')} has no endpoint.secret`, { next: "add endpoint: { secret: <id of the application's connection secret> }" });
   }
   return secretId;
+}
+
+/** Region whose secret is meant: the step's own, else the datastore's; undefined: that of the configuration. */
+export function secretRegion(step: StepRun): string | undefined {
+  return optionalText(step, 'region') ?? datastoreFor(step).endpoint?.secretRegion;
 }
 
 /** A text input that must be there by now. */

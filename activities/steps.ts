@@ -1,4 +1,5 @@
 import { Context as ActivityContext } from '@temporalio/activity';
+import { ActivityCancelledError } from '@temporalio/client';
 import type { z } from 'zod';
 import { CATALOGUE, PHASES, phaseActivity, stepKind } from '../src/model/catalogue.ts';
 import { HoldfastError } from '../src/model/errors.ts';
@@ -7,30 +8,52 @@ import type { PhaseCall } from '../src/model/step-call.ts';
 import type { Context } from '../src/systems/context.ts';
 import { checkStanding, checkUndo } from '../src/systems/lock.ts';
 import { redactValue, type Logger } from '../src/systems/log.ts';
+import { auroraSteps } from './aurora.ts';
 import { canarySteps } from './canary.ts';
+import { chaosSteps } from './chaos.ts';
 import { controllerSteps } from './controller.ts';
+import { dynamodbCopySteps } from './dynamodb-copy.ts';
+import { dynamodbMomentSteps } from './dynamodb-moment.ts';
+import { edgeSteps } from './edge.ts';
 import { toActivityFailure } from './failure.ts';
+import { byManagement } from './managed.ts';
+import { kubernetesSteps } from './kubernetes.ts';
+import { kafkaSteps } from './kafka.ts';
 import { notifySteps } from './notify-step.ts';
 import { postgresSteps } from './postgres.ts';
 import { rebuildSteps } from './postgres-rebuild.ts';
+import { redisSteps } from './redis.ts';
 import { repointSteps } from './postgres-repoint.ts';
+import { rdsRebuildSteps } from './rds-rebuild.ts';
+import { rdsSteps } from './rds.ts';
 import { rolloutSteps } from './rollout.ts';
 import { route53Steps } from './route53.ts';
+import { s3Steps } from './s3.ts';
+import { searchSteps } from './search.ts';
 import { secretSteps } from './secret.ts';
 import type { StepDefinition, StepRun } from './step-definition.ts';
+import { walSteps } from './wal.ts';
 
 const HEARTBEAT_MS = 1000;
 
 const DEFINITIONS: Readonly<Record<string, StepDefinition>> = {
-  ...postgresSteps,
-  ...rebuildSteps,
-  ...repointSteps,
+  ...byManagement({ ...postgresSteps, ...rebuildSteps, ...repointSteps }, { rds: { ...rdsSteps, ...rdsRebuildSteps }, aurora: auroraSteps }),
   ...secretSteps,
   ...route53Steps,
   ...canarySteps,
   ...controllerSteps,
   ...rolloutSteps,
+  ...kubernetesSteps,
   ...notifySteps,
+  ...edgeSteps,
+  ...redisSteps,
+  ...walSteps,
+  ...s3Steps,
+  ...searchSteps,
+  ...chaosSteps,
+  ...kafkaSteps,
+  ...dynamodbCopySteps,
+  ...dynamodbMomentSteps,
 };
 
 export type PhaseActivities = Record<string, (call: PhaseCall) => Promise<PhaseResult>>;
@@ -66,7 +89,7 @@ export function createPhaseReader(context: Context): (call: PhaseCall, signal: A
     const run = call.phase === 'apply' || call.phase === 'undo' ? undefined : DEFINITIONS[call.uses]?.[call.phase];
     if (run === undefined) throw new HoldfastError('phase-not-readable', `${phaseActivity(call.uses, call.phase)} is no phase that only reads`);
     const log = context.log.child({ workflowId: call.workflowId, step: call.step, phase: call.phase, uses: call.uses });
-    return redactValue(await run({ context, call, input: parseInput(call), signal, attempt: 1, previousDetails: null, nowMs: Date.now, heartbeat: () => {}, log }));
+    return redactValue(await run({ context, call, input: parseInput(call), signal, attempt: 1, previousDetails: null, nowMs: Date.now, heartbeat: () => {}, journal: () => Promise.resolve(), log }));
   };
 }
 
@@ -83,10 +106,19 @@ async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) 
       input: parseInput(call),
       signal: activity.cancellationSignal,
       attempt: activity.info.attempt,
-      previousDetails: activity.info.heartbeatDetails,
+      previousDetails: activity.info.heartbeatDetails ?? call.lastReport,
       nowMs: Date.now,
       heartbeat: (value) => {
         details = value;
+      },
+      journal: async (value) => {
+        details = value;
+        activity.heartbeat(value);
+        // Not by the timer, and answered by the server: whoever comes after a lost worker finds it for certain.
+        await activity.client.activity.heartbeat(activity.info.taskToken, value).catch((error: unknown) => {
+          // That it is to be cancelled comes by the signal as well.
+          if (!(error instanceof ActivityCancelledError)) throw new HoldfastError('journal', `what was about to be done could not be written down: ${(error as Error).message}`, { retryable: true, next: 'nothing was done since; it is tried again', cause: error });
+        });
       },
       log,
     });
@@ -95,7 +127,7 @@ async function runPhase(context: Context, call: PhaseCall, run: (step: StepRun) 
     return redactValue(result);
   } catch (error) {
     log.warn({ err: error }, 'phase did not succeed');
-    throw toActivityFailure(error);
+    throw toActivityFailure(error, call.phase === 'apply' ? details : null);
   } finally {
     clearInterval(heartbeat);
   }

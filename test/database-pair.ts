@@ -41,7 +41,7 @@ export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresSe
   await queryOnce(a.connectionString('shop'), 'create table orders (id bigint primary key, at timestamptz not null default clock_timestamp()); alter table orders owner to shop_app');
   const b = await startB();
   const secretId = await testSecret('shop-app', { engine: 'postgres', host: a.host, port: a.port, username: 'shop_app', password: applicationPassword, dbname: 'shop' });
-  const hostedZoneId = await zone(a.host);
+  const hostedZoneId = await makeZone(a.host);
   // A name of its own: a test may have more than one pair.
   const passwordVariable = `HOLDFAST_TEST_PAIR_PASSWORD_${a.port}`;
   process.env[passwordVariable] = a.password;
@@ -55,32 +55,19 @@ export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresSe
     replication: { username: server.replication.username, passfile: server.replication.passfile },
   });
   const service = 'orders';
-  const context = await testConfig({
-    datastores: {
-      shop: {
-        engine: 'postgres',
-        database: 'shop',
-        store: 'main',
-        admin: { username: a.superuser, password: `env:${passwordVariable}` },
-        binDirectory: a.binDirectory,
-        nodes: { a: node(a, a.host), b: node(b, SECOND_ADDRESS) },
-        endpoint: { secret: secretId, dns: { hostedZoneId, name: 'db.shop.example', type: 'A', ttlSeconds: 5 } },
-        ...datastore,
-      },
+  const context = await pairContext({
+    service,
+    datastore: {
+      engine: 'postgres',
+      database: 'shop',
+      store: 'main',
+      admin: { username: a.superuser, password: `env:${passwordVariable}` },
+      binDirectory: a.binDirectory,
+      nodes: { a: node(a, a.host), b: node(b, SECOND_ADDRESS) },
+      endpoint: { secret: secretId, dns: { hostedZoneId, name: 'db.shop.example', type: 'A', ttlSeconds: 5 } },
+      ...datastore,
     },
-    services: {
-      [service]: {
-        objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0 },
-        datastores: ['shop'],
-        runbooks: { failover: 'database-failover', failback: 'database-failback' },
-        // Tests fail over and over; what a cooldown does is shown by those of the locks.
-        cooldown: '0s',
-        parameters: { recentQuery: 'select max(id) as newest from orders' },
-        // Most tests have no backups.
-        gate: { planned: [] },
-      },
-    },
-    ...overrides,
+    overrides,
   });
   const servers = { a, b };
   return {
@@ -113,6 +100,26 @@ export async function pairOn(a: PostgresServer, startB: () => Promise<PostgresSe
   };
 }
 
+/** The configuration of a service on one datastore of two nodes. */
+export function pairContext(of: { service: string; datastore: ConfigOverrides; overrides: ConfigOverrides }): Promise<Context> {
+  return testConfig({
+    datastores: { shop: of.datastore },
+    services: {
+      [of.service]: {
+        objectives: { rto: '15m', rpo: '1m', refusedWrites: '30s', lostWrites: 0 },
+        datastores: ['shop'],
+        runbooks: { failover: 'database-failover', failback: 'database-failback' },
+        // Tests fail over and over; what a cooldown does is shown by those of the locks.
+        cooldown: '0s',
+        parameters: { recentQuery: 'select max(id) as newest from orders' },
+        // Most tests have no backups.
+        gate: { planned: [] },
+      },
+    },
+    ...of.overrides,
+  });
+}
+
 async function withRoute53<T>(work: (client: Route53Client) => Promise<T>): Promise<T> {
   const { Route53Client } = await import('@aws-sdk/client-route-53');
   const { aws } = suite();
@@ -124,7 +131,7 @@ async function withRoute53<T>(work: (client: Route53Client) => Promise<T>): Prom
   }
 }
 
-function zone(address: string): Promise<string> {
+export function makeZone(address: string): Promise<string> {
   return withRoute53(async (client) => {
     const { ChangeResourceRecordSetsCommand, CreateHostedZoneCommand } = await import('@aws-sdk/client-route-53');
     const made = await client.send(new CreateHostedZoneCommand({ Name: 'shop.example', CallerReference: uniqueName('zone') }));

@@ -40,15 +40,24 @@ const context: Context = createContext({ config, configPath, runbookDirectory, l
 installRuntime(context.log);
 
 let armed = false;
+let seen = 0;
 // Loaded now: loading them while guards time their connections looks like a server that does not answer.
-const clients = [await context.aws.secretsManager(), await context.aws.route53()];
+const regions = new Set(Object.values(config.datastores).flatMap((datastore) => (datastore.engine === 'postgres' ? Object.values(datastore.nodes).flatMap((node) => (node.rds === undefined ? [] : [node.rds.region ?? config.aws.region])) : [])));
+const buckets = Object.values(config.datastores).flatMap((datastore) => (datastore.engine === 's3' ? [datastore] : []));
+const tables = Object.values(config.datastores).flatMap((datastore) => (datastore.engine === 'dynamodb' ? [datastore, { region: datastore.drill.region ?? datastore.region, endpoint: datastore.drill.endpoint ?? datastore.endpoint, credentials: datastore.drill.credentials ?? datastore.credentials }] : []));
+const stores = tables.length === 0 ? [] : Object.values(config.stores).flatMap((store) => (store.type === 's3' ? [store] : []));
+// Places that are the same have one client: each is watched once.
+const clients = [...new Set([await context.aws.secretsManager(), await context.aws.route53(), ...(await Promise.all([...regions].map((region) => context.aws.rds(region)))), ...(await Promise.all([...buckets, ...stores].map((place) => context.aws.s3(place)))), ...(await Promise.all(tables.flatMap((place) => [context.aws.dynamoItems(place), context.aws.dynamoStreams(place)])))])];
 if (death?.afterRequest !== undefined) {
   // The middle of an apply whose effects are calls of an AWS API: right after one of them was answered.
   for (const client of clients) {
     const stack = client.middlewareStack as unknown as { add(middleware: (next: (args: unknown) => Promise<unknown>, about: { commandName?: string }) => (args: unknown) => Promise<unknown>, options: { step: 'initialize' }): void };
     stack.add((next, about) => async (args) => {
       const answer = await next(args);
-      if (armed && about.commandName === death.afterRequest) die();
+      if (armed && about.commandName === death.afterRequest) {
+        seen += 1;
+        if (seen === (death.nth ?? 1)) die();
+      }
       return answer;
     }, { step: 'initialize' });
   }

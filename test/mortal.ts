@@ -14,6 +14,8 @@ export interface Death {
   readonly before?: true;
   /** In its middle: right after this AWS command was answered. */
   readonly afterRequest?: string;
+  /** Of those commands, the one after which it dies; default: the first. */
+  readonly nth?: number;
   /** In its middle: as soon as the file holds this text; null: as soon as it is gone. */
   readonly whenFile?: { readonly path: string; readonly has: string | null };
 }

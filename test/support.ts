@@ -2,9 +2,9 @@ import { randomBytes } from 'node:crypto';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { Client, WorkflowHandle } from '@temporalio/client';
+import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import pg from 'pg';
-import { inject } from 'vitest';
+import { afterAll, inject } from 'vitest';
 import { stringify } from 'yaml';
 import type { HoldfastWorker, WorkerOptions } from '../src/engine/worker.ts';
 import { connectToxiproxy, createBucket, type Toxiproxy } from '../src/local/stack.ts';
@@ -12,8 +12,16 @@ import { configSchema } from '../src/model/config-schema.ts';
 import type { Progress } from '../src/model/execution.ts';
 import { createContext, type Context } from '../src/systems/context.ts';
 import { createLogger } from '../src/systems/log.ts';
+import type { ExecutionResult } from '../workflows/failover.ts';
 import type { PostgresTarget } from '../src/systems/postgres.ts';
+import { undeclared, judge } from './aws-permissions.ts';
+import { watchAwsCalls } from './aws-calls.ts';
 import type { SuiteAddresses } from './setup.ts';
+
+// Least privilege: whatever AWS call an activity makes in any test is one that the generated policies allow.
+afterAll(() => {
+  if (undeclared.size > 0) throw new Error(`AWS calls that no generated policy allows; declare them in \`permissions\` of the step kind, or in src/model/permissions.ts:\n${[...undeclared].join('\n')}`);
+});
 
 /** Addresses of the servers that test/setup.ts started. Only in tests of the project `servers`. */
 export function suite(): SuiteAddresses {
@@ -143,12 +151,14 @@ export async function testConfig(overrides: ConfigOverrides = {}, options: { run
   mkdirSync(join(directory, 'work'), { mode: 0o755 });
   const configPath = join(directory, 'holdfast.yaml');
   writeFileSync(configPath, stringify(document));
-  return createContext({
+  const context = createContext({
     config: configSchema.parse(document),
     configPath,
     runbookDirectory: options.runbookDirectory ?? fileURLToPath(new URL('../runbooks', import.meta.url)),
     log: await createLogger({ format: 'json', level: process.env['HOLDFAST_TEST_LOG'] ?? 'fatal' }),
   });
+  watchAwsCalls(context, (call) => judge(context.config, call));
+  return context;
 }
 
 /** A datastore of holdfast.yaml on a test database: one node `a`, store `main`. For `testConfig({ datastores: { shop: ... } })`. */
@@ -195,6 +205,22 @@ export async function runningWorker(context: Context, overrides: WorkerOptions =
 export async function approve(handle: WorkflowHandle, by: string, more: Readonly<Record<string, unknown>> = {}): Promise<string> {
   const { approval } = await handle.query<Progress>('progress');
   return handle.executeUpdate('approve', { args: [{ by, reason: 'test', ...(approval == null ? {} : { plan: approval.plan, observed: approval.observed }), ...more }] });
+}
+
+/** What a failed execution's workflow failed with. Throws when it succeeded. */
+export async function applicationFailureOf(handle: WorkflowHandle): Promise<ApplicationFailure> {
+  try {
+    await handle.result();
+  } catch (error) {
+    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause;
+    throw error;
+  }
+  throw new Error(`${handle.workflowId} succeeded, a failure was expected`);
+}
+
+/** The full result of an execution that did not succeed. */
+export async function failureOf(handle: WorkflowHandle): Promise<ExecutionResult> {
+  return (await applicationFailureOf(handle)).details![0] as ExecutionResult;
 }
 
 /** A client of the context's server. Close it with `client.connection.close()`. */

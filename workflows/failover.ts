@@ -7,6 +7,7 @@ import { SEARCH_ATTRIBUTES, failoverInputSchema, runbookInputSchema, type CheckR
 import type { EvidenceInput, EvidenceLocation, Measurement } from '../src/model/evidence.ts';
 import type { ExecutionState, FinalOutcome, Plan } from '../src/model/execution.ts';
 import { failbackText, generateFailback, originOf, type GeneratedFailback } from '../src/model/failback.ts';
+import { measureDrill } from '../src/model/measure-drill.ts';
 import { checksOf, factsOf, marksOf, measureFailover, timelineOf } from '../src/model/measure.ts';
 import { GATE_RULES, gate } from '../src/model/readiness.ts';
 import type { Override } from '../src/model/rules.ts';
@@ -62,6 +63,8 @@ export interface ExecutionResult {
   readonly checks: readonly CheckResult[];
   /** The way back, generated from what was changed, or why there is none; null for a dry run. */
   readonly failback?: GeneratedFailback | null;
+  /** Steps that a person skipped or declared done: whoever counts rehearsals does not count them. */
+  readonly byPeople?: readonly string[];
   readonly steps: readonly { id: string; uses: string; outcome: string; ms: number | null; summary: string }[];
 }
 
@@ -169,9 +172,11 @@ async function send(notice: Notice): Promise<void> {
 async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, who: Who, gateChecks: readonly CheckResult[], document: string | undefined): Promise<ExecutionResult> {
   const info = workflowInfo();
   const outcome = state.final ?? 'failed';
-  // A nested run measures itself; a runbook without a promotion of its own has nothing to measure.
-  const measured = state.pastPointOfNoReturn && state.steps.some((step) => step.uses === 'postgres.promote') ? measureFailover(plan, state, startedAtMs) : null;
-  upsertSearchAttributes({ [SEARCH_ATTRIBUTES.outcome]: [measured?.objectivesMet === false ? 'objectives-missed' : outcome] });
+  // A nested run measures itself; a runbook without a promotion or a drill of its own has nothing to measure.
+  const promoted = state.pastPointOfNoReturn && state.steps.some((step) => step.uses === 'postgres.promote');
+  const measured = promoted ? measureFailover(plan, state, startedAtMs) : who.dryRun ? null : measureDrill(plan, state);
+  // A drill that failed has failed, whatever it measured.
+  upsertSearchAttributes({ [SEARCH_ATTRIBUTES.outcome]: [measured?.objectivesMet === false && (promoted || outcome === 'succeeded') ? 'objectives-missed' : outcome] });
   const result: ExecutionResult = {
     outcome,
     promoted: state.pastPointOfNoReturn,
@@ -190,6 +195,7 @@ async function conclude(plan: Plan, state: ExecutionState, startedAtMs: number, 
     evidence: null,
     checks: [...gateChecks, ...checksOf(state)],
     failback: who.dryRun ? null : generateFailback(plan, state, { workflowId: info.workflowId, runId: info.runId, atMs: Date.now() }),
+    byPeople: [...new Set(state.decisions.filter(({ action }) => action === 'skip' || action === 'markDone').flatMap(({ step }) => step ?? []))],
     steps: state.steps.map((step) => ({
       id: step.id,
       uses: step.uses,

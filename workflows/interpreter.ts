@@ -25,6 +25,7 @@ import { WorkflowExecutionAlreadyStartedError } from '@temporalio/common';
 import { WORKFLOW_IDS, type CheckResult, type Notice } from '../src/model/api.ts';
 import { phaseActivity, stepKind, type Phase } from '../src/model/catalogue.ts';
 import {
+  MOST_REFUSALS,
   OPERATOR_ACTIONS,
   approvalNeeded,
   deadlineFrom,
@@ -47,6 +48,7 @@ import {
   type Progress,
 } from '../src/model/execution.ts';
 import type { Override } from '../src/model/rules.ts';
+import type { Json } from '../src/model/runbook-schema.ts';
 import type { PhaseCall } from '../src/model/step-call.ts';
 import { formatDuration } from '../src/model/units.ts';
 
@@ -54,7 +56,7 @@ export const progressQuery = defineQuery<Progress>('progress');
 /** What an approval must carry, alone: for those who approve with Temporal's own command line. */
 export const approvalQuery = defineQuery<ApprovalNeeded | null>('approval');
 
-const READ_PHASE_MS = 30_000;
+const READ_PHASE_MS = 45_000;
 const HEARTBEAT_MS = 10_000;
 const BACKGROUND_KINDS: Readonly<Record<string, string>> = { 'canary.start': 'canary.start:write' };
 
@@ -64,8 +66,7 @@ interface Background {
   readonly result: Promise<PhaseResult>;
 }
 
-/** More refused attempts than this are refused without a trace: history must not grow without bound. */
-const MOST_REFUSALS = 100;
+/** More characters than this are refused without a trace, too. */
 const LONGEST_REQUEST = 20_000;
 
 export interface ExecutionStart {
@@ -180,8 +181,10 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       runId: info.runId,
       epoch: state!.epoch,
       ...(locks === undefined ? {} : { locks }),
+      ...(state!.overrides.length === 0 ? {} : { overrides: state!.overrides.map(({ rule }) => rule) }),
       key: `${info.workflowId}/${planned.id}/${state!.epoch}`,
       before: state!.steps[step]!.before,
+      ...(state!.steps[step]!.lastReport === undefined ? {} : { lastReport: state!.steps[step]!.lastReport }),
       facts: state!.facts[planned.id] ?? {},
     };
   }
@@ -297,9 +300,11 @@ export function createExecution(tell: (notice: Notice) => void = () => {}): Exec
       const result = await callPhase(step, phase, false);
       dispatch({ type: 'phaseDone', step, phase, result: collected === null ? result : merge(collected, result), atMs: Date.now() });
     } catch (error) {
-      const { how, text, code } = classify(error);
+      const { how, text, code, report } = classify(error);
       log.warn('phase did not succeed', { step: plan!.steps[step]!.id, phase, how, error: text });
-      dispatch({ type: 'phaseFailed', step, phase, how, error: text, ...(code === undefined ? {} : { code }), atMs: Date.now() });
+      // Earlier histories went back here.
+      const promoted = phase === 'apply' && promotedIn(error) && patched('promoted-nested-run-parks');
+      dispatch({ type: 'phaseFailed', step, phase, how, error: text, ...(code === undefined ? {} : { code }), ...(report === undefined ? {} : { report }), ...(promoted ? { promoted: true } : {}), atMs: Date.now() });
     }
   }
 
@@ -484,11 +489,22 @@ function merge(first: PhaseResult, second: PhaseResult): PhaseResult {
 }
 
 /** A timeout or a lost worker is unknown; what the activity itself called final is failed. */
-export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string; code?: string } {
+export function classify(error: unknown): { how: 'failed' | 'unknown'; text: string; code?: string; report?: Json } {
   let cause = error;
   while (cause instanceof ActivityFailure || cause instanceof ChildWorkflowFailure) cause = cause.cause;
-  if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message, ...(cause.type == null ? {} : { code: cause.type }) };
-  if (cause instanceof TimeoutFailure) return { how: 'unknown', text: `no answer in time (${cause.timeoutType})` };
+  if (cause instanceof ApplicationFailure) return { how: cause.nonRetryable === true ? 'failed' : 'unknown', text: cause.message, ...(cause.type == null ? {} : { code: cause.type }), ...(error instanceof ActivityFailure ? reportIn(cause.details?.[0]) : {}) };
+  if (cause instanceof TimeoutFailure) return { how: 'unknown', text: `no answer in time (${cause.timeoutType})`, ...reportIn(cause.lastHeartbeatDetails) };
   if (cause instanceof CancelledFailure || isCancellation(cause)) return { how: 'unknown', text: 'cancelled before it answered' };
   return { how: 'unknown', text: cause instanceof Error ? cause.message : String(cause) };
+}
+
+/** A nested run that failed after it had promoted. Its failure carries its whole result. */
+function promotedIn(error: unknown): boolean {
+  if (!(error instanceof ChildWorkflowFailure) || !(error.cause instanceof ApplicationFailure)) return false;
+  return (error.cause.details?.[0] as Partial<NestedResult> | undefined)?.promoted === true;
+}
+
+/** How far an activity had come. A nested run's failure carries its whole result instead, which stays where it is. */
+function reportIn(details: unknown): { report?: Json } {
+  return details === null || typeof details !== 'object' || Array.isArray(details) ? {} : { report: details as Json };
 }

@@ -110,7 +110,7 @@ function createAsker(service: string, environment: string): Ask {
     const same = JSON.stringify([step.uses, phase, plan.mode, value]);
     if (asked.has(same)) return null;
     asked.add(same);
-    const limitMs = phase === 'verify' ? stepKind(step.uses)!.verifyMs : 30_000;
+    const limitMs = phase === 'verify' ? stepKind(step.uses)!.verifyMs : 45_000;
     const activities = proxyActivities<Record<string, (call: PhaseCall) => Promise<PhaseResult>>>({
       startToCloseTimeout: limitMs,
       scheduleToCloseTimeout: limitMs * 2 + 10_000,

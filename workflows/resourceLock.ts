@@ -63,21 +63,17 @@ export async function resourceLock(input: ResourceLockInput): Promise<never> {
     change(next);
     return answer;
   });
-  setHandler(releaseUpdate, (request) => {
-    const { state: next, answer } = lock.release(state, request, Date.now());
-    change(next);
-    return answer;
-  });
-  setHandler(takeAwayUpdate, (request) => {
-    const { state: next, answer } = lock.takeAway(state, request, Date.now());
-    change(next);
-    return answer;
-  });
-  setHandler(acknowledgeUpdate, (request) => {
-    const { state: next, answer } = lock.acknowledge(state, request, Date.now());
-    change(next);
-    return answer;
-  });
+  /** A handler that does what a rule decides. */
+  function decide<Request, Answer>(rule: (state: lock.LockState, request: Request, nowMs: number) => { state: lock.LockState; answer: Answer }): (request: Request) => Answer {
+    return (request) => {
+      const { state: next, answer } = rule(state, request, Date.now());
+      change(next);
+      return answer;
+    };
+  }
+  setHandler(releaseUpdate, decide(lock.release));
+  setHandler(takeAwayUpdate, decide(lock.takeAway));
+  setHandler(acknowledgeUpdate, decide(lock.acknowledge));
 
   async function stop(run: lock.Run): Promise<void> {
     stopping += 1;

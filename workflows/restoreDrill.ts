@@ -15,12 +15,14 @@ import {
 } from '@temporalio/workflow';
 import { defineSearchAttributeKey } from '@temporalio/common';
 import type { DrillActivities, DrillCall, DrillSubject, Restored } from '../activities/drill.ts';
+import type { ManagedDrillActivities } from '../activities/managed-drill.ts';
 import type { EvidenceActivities } from '../activities/evidence.ts';
 import { SEARCH_ATTRIBUTES, restoreDrillInputSchema, type CheckResult, type Notice, type RestoreDrillInput, type RestoreDrillResult } from '../src/model/api.ts';
+import { STORED_FAULTS } from '../src/model/errors.ts';
 import { judge, type FactInput, type Measurement, type TimelineEntry } from '../src/model/evidence.ts';
 import { measurementRow } from '../src/model/evidence-report.ts';
 import { startExecution, type ExecutionState, type OperatorRequest, type Outcome, type Plan, type Progress, type StepState } from '../src/model/execution.ts';
-import { describeProof, type Proof } from '../src/model/proof.ts';
+import { describeProof, holds, nothingCompared, type Proof } from '../src/model/proof.ts';
 import { holdShared, type Held } from './hold.ts';
 import { causeText, parseInput } from './input.ts';
 
@@ -30,7 +32,7 @@ const STEPS = [
   ['target', 'Start an isolated target'],
   ['restore', 'Restore roles and data'],
   ['prove', 'Compare with the manifest'],
-  ['checks', 'Run the SQL checks of the service'],
+  ['checks', 'Run the checks of the service'],
   ['destroy', 'Destroy the target'],
   ['mark', 'Mark the backup'],
   ['evidence', 'Write the evidence'],
@@ -38,9 +40,9 @@ const STEPS = [
 type StepId = (typeof STEPS)[number][0];
 
 /** Failures of these types say that what is stored cannot be trusted. */
-const BACKUP_FAULTS = new Set(['object-damaged', 'object-missing', 'manifest-changed', 'manifest-invalid']);
+const BACKUP_FAULTS = new Set<string>([...STORED_FAULTS, 'snapshot-gone']);
 /** Nothing to record: the request itself is wrong. */
-const REQUEST_FAULTS = new Set(['unknown-datastore', 'unknown-service', 'service-mismatch', 'unknown-store', 'store-unclear']);
+const REQUEST_FAULTS = new Set(['not-managed', 'drill-unset', 'unknown-datastore', 'unknown-service', 'service-mismatch', 'unknown-store', 'store-unclear']);
 
 export const progressQuery = defineQuery<Progress>('progress');
 /** Ends the drill where it is; the target is destroyed and the record written all the same. */
@@ -53,6 +55,10 @@ const shared = proxyActivities<Pick<DrillActivities, 'chooseDrillBackup' | 'conc
   cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
   retry: { maximumAttempts: 4, initialInterval: '1 second', maximumInterval: '20 seconds' },
 });
+const MANAGED = {
+  heartbeatTimeout: '15 seconds', cancellationType: ActivityCancellationType.WAIT_CANCELLATION_COMPLETED, retry: { maximumAttempts: 10, initialInterval: '1 second', maximumInterval: '30 seconds' },
+} as const;
+const managing = proxyActivities<Pick<ManagedDrillActivities, 'choosePointInTime'>>({ ...MANAGED, startToCloseTimeout: '10 minutes', scheduleToCloseTimeout: '30 minutes' });
 const recording = proxyActivities<Pick<EvidenceActivities, 'writeEvidence'>>({
   startToCloseTimeout: '1 minute',
   scheduleToCloseTimeout: '10 minutes',
@@ -120,8 +126,10 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   );
   try {
     await work.run(async () => {
-      subject = await record.step('choose', () => shared.chooseDrillBackup({ datastore: request.datastore, backup: request.backup ?? null, service: request.service ?? null, workflowId, runId }), (chosen) =>
-        chosen.backup === null ? chosen.problem! : `${chosen.backup.id}${chosen.backup.snapshotAt === null ? '' : `, snapshot of ${chosen.backup.snapshotAt}`} (${request.backup} of ${chosen.committed})`,
+      const asked = { datastore: request.datastore, backup: request.backup ?? null, service: request.service ?? null, workflowId, runId };
+      const { pointInTime } = request;
+      subject = await record.step('choose', () => (pointInTime === undefined ? shared.chooseDrillBackup(asked) : managing.choosePointInTime({ ...asked, pointInTime })), (chosen) =>
+        chosen.backup === null ? chosen.problem! : pointInTime !== undefined ? `${chosen.backup.id}, restorable up to ${chosen.backup.snapshotAt ?? 'an unknown time'}` : `${chosen.backup.id}${chosen.backup.snapshotAt === null ? '' : `, snapshot of ${chosen.backup.snapshotAt}`} (${request.backup} of ${chosen.committed})`,
       );
       record.about(subject);
       setOutcome('running', { environment: subject.environment, ...(subject.service === null ? {} : { service: subject.service }) });
@@ -133,7 +141,8 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
         message = `the backup is damaged: ${subject.backup.damaged}`;
       } else {
         lock.held = await holdShared(request.datastore, 'restore drill', request.requestedBy);
-        ({ outcome, message } = await drillOnHost(subject, callOf(subject, workflowId, runId), found, record));
+        const call = callOf(subject, workflowId, runId);
+        ({ outcome, message } = subject.managed === undefined ? await drillOnHost(subject, call, found, record) : await drillManaged(subject, call, found, record));
       }
     });
   } catch (error) {
@@ -149,7 +158,7 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
 
   settled = true;
   return CancellationScope.nonCancellable(async () => {
-    const destroyed = await destroyTarget(subject, record);
+    const destroyed = await destroyTarget(subject, record, workflowId, runId);
     const taken = (await lock.held?.release())?.find((answer) => answer.superseded !== null)?.superseded;
     if (taken != null && cancelled !== undefined) {
       message = `the drill was pre-empted by ${taken.by}: a recovery does not wait for a drill`;
@@ -202,6 +211,28 @@ export async function restoreDrill(input: RestoreDrillInput): Promise<RestoreDri
   });
 }
 
+/** The target is found again by its name, so whatever worker is lost, another goes on where it was. */
+async function drillManaged(subject: DrillSubject, call: DrillCall, found: Findings, record: DrillRecord): Promise<{ outcome: 'verified' | 'bad'; message: string }> {
+  const managed = proxyActivities<ManagedDrillActivities>({ ...MANAGED, startToCloseTimeout: subject.timeoutMs, scheduleToCloseTimeout: subject.timeoutMs * 2 });
+  const startedAtMs = Date.now();
+  await record.step('target', () => managed.startManagedTarget(call), (made) => `${made.name}: PostgreSQL ${made.serverVersion}, ${made.isolation}`);
+  const { availableAtMs } = await record.step('restore', () => managed.awaitManagedTarget(call), () => 'available');
+  found.restored = { startedAtMs, finishedAtMs: availableAtMs, globalsMs: null, dataMs: null, plainBytes: 0, bad: null };
+  found.proof = await record.step('prove', () => managed.proveManagedRestore(call), describeProof, holds);
+  if (subject.backup!.location !== '' && nothingCompared(found.proof)) throw ApplicationFailure.nonRetryable(`nothing could be compared, so the backup is neither proved nor bad: ${describeProof(found.proof)}`, 'nothing-compared');
+  if (!holds(found.proof)) return { outcome: 'bad', message: `the restored data is not what ${subject.backup!.location === '' ? 'was there at that moment' : 'was backed up'}: ${describeProof(found.proof)}` };
+  const checked = await record.step('checks', () => managed.runManagedChecks(call), ({ checks }) => `${checks.filter((check) => check.ok).length} of ${checks.length} hold`, ({ checks }) => checks.every((check) => check.ok));
+  found.checks = checked.checks;
+  const broken = checked.checks.filter((check) => !check.ok);
+  if (broken.length > 0) return { outcome: 'bad', message: brokenChecks(broken, checked.checks.length) };
+  found.checkedAtMs = checked.finishedAtMs;
+  return { outcome: 'verified', message: describeProof(found.proof) };
+}
+
+function brokenChecks(broken: readonly CheckResult[], of: number): string {
+  return `${broken.length} of ${of} checks do not hold: ${broken.map((check) => `${check.name}: found ${check.found}, expected ${check.expected}`).join('; ')}`;
+}
+
 /** Start over with a new target when the worker, and with it the target, was lost midway. */
 async function drillOnHost(subject: DrillSubject, call: DrillCall, found: Findings, record: DrillRecord): Promise<{ outcome: 'verified' | 'bad'; message: string }> {
   const once = onHost(subject.hostTaskQueue, subject.timeoutMs, 1);
@@ -209,19 +240,22 @@ async function drillOnHost(subject: DrillSubject, call: DrillCall, found: Findin
   const reading = onHost(subject.hostTaskQueue, subject.timeoutMs, 3);
   for (let attempt = 1; ; attempt += 1) {
     try {
-      await record.step('target', () => short.startDrillTarget(call), (made) => `PostgreSQL ${made.serverVersion}, ${made.isolation}`);
+      await record.step('target', () => short.startDrillTarget(call), (made) => `${made.serverVersion}, ${made.isolation}`);
       found.restored = await record.step('restore', () => once.restoreDrillBackup(call), (restored) => restored.bad ?? `${restored.plainBytes} bytes`, (restored) => restored.bad === null);
       if (found.restored.bad !== null) {
         found.proof = unreadable(found.restored.bad);
         return { outcome: 'bad', message: `the backup cannot be restored: ${found.restored.bad}` };
       }
-      found.proof = await record.step('prove', () => reading.proveDrillRestore(call), describeProof, (proof) => proof.exact);
-      if (!found.proof.exact) return { outcome: 'bad', message: `the restored data is not what was backed up: ${describeProof(found.proof)}` };
+      found.proof = await record.step('prove', () => reading.proveDrillRestore(call), describeProof, holds);
+      if (!holds(found.proof)) return { outcome: 'bad', message: `the restored data is not what was backed up: ${describeProof(found.proof)}` };
       const checked = await record.step('checks', () => reading.runDrillChecks(call), ({ checks }) => `${checks.filter((check) => check.ok).length} of ${checks.length} hold`, ({ checks }) => checks.every((check) => check.ok));
       found.checks = checked.checks;
       const broken = checked.checks.filter((check) => !check.ok);
-      if (broken.length > 0) return { outcome: 'bad', message: `${broken.length} of ${checked.checks.length} SQL checks do not hold: ${broken.map((check) => `${check.name}: found ${check.found}, expected ${check.expected}`).join('; ')}` };
+      if (broken.length > 0) return { outcome: 'bad', message: brokenChecks(broken, checked.checks.length) };
+      // No row could be compared with anything: then only what a service knows of its data can say that it is there.
+      if (!found.proof.exact && BigInt(found.proof.compared.rows) === 0n && checked.checks.length === 0) throw ApplicationFailure.nonRetryable(`no content could be compared, and no service has a check, so the backup is neither proved nor bad: ${describeProof(found.proof)}`, 'nothing-compared');
       found.checkedAtMs = checked.finishedAtMs;
+      if (checked.notes !== undefined) found.proof = { ...found.proof, notes: [...found.proof.notes, ...checked.notes] };
       return { outcome: 'verified', message: describeProof(found.proof) };
     } catch (error) {
       if (isCancellation(error) || !lostTarget(error) || attempt >= ATTEMPTS) throw error;
@@ -246,13 +280,17 @@ function typeOf(error: unknown): string | undefined {
 
 function callOf(subject: DrillSubject, workflowId: string, runId: string): DrillCall {
   const { storeName, location } = subject.backup!;
-  return { datastore: subject.datastore, service: subject.service, workflowId, runId, storeName, location, targetName: subject.targetName };
+  return { datastore: subject.datastore, service: subject.service, workflowId, runId, storeName, location, targetName: subject.targetName, ...(subject.managed === undefined ? {} : { managed: subject.managed }) };
 }
 
-async function destroyTarget(subject: DrillSubject | null, record: DrillRecord): Promise<boolean> {
+async function destroyTarget(subject: DrillSubject | null, record: DrillRecord, workflowId: string, runId: string): Promise<boolean> {
   if (subject === null || subject.backup === null || subject.backup.damaged !== null) return true;
   try {
-    await record.step('destroy', () => onHost(subject.hostTaskQueue, 2 * 60_000, 5).destroyDrillTarget({ targetName: subject.targetName }), ({ existed }) => (existed ? 'stopped and removed' : 'there was none'));
+    const destroy = (): Promise<{ existed: boolean }> => {
+      if (subject.managed === undefined) return onHost(subject.hostTaskQueue, subject.destroyMs ?? 2 * 60_000, 5).destroyDrillTarget({ datastore: subject.datastore, targetName: subject.targetName });
+      return proxyActivities<ManagedDrillActivities>({ ...MANAGED, startToCloseTimeout: subject.timeoutMs }).destroyManagedTarget(callOf(subject, workflowId, runId));
+    };
+    await record.step('destroy', destroy, ({ existed }) => (existed ? 'stopped and removed' : 'there was none'));
     return true;
   } catch (error) {
     log.error('the drill target could not be destroyed', { target: subject.targetName, error: causeText(error) });
@@ -264,7 +302,7 @@ async function destroyTarget(subject: DrillSubject | null, record: DrillRecord):
 async function conclude(subject: DrillSubject | null, workflowId: string, runId: string, outcome: RestoreDrillResult['outcome'], message: string, record: DrillRecord): Promise<void> {
   if (subject === null || subject.backup === null) return;
   try {
-    await record.step('mark', () => shared.concludeDrill(callOf(subject, workflowId, runId), outcome === 'failed' ? null : { mark: outcome, reason: message }), () => (outcome === 'failed' ? 'not marked: nothing was found out about the backup' : `marked ${outcome}`));
+    await record.step('mark', () => shared.concludeDrill(callOf(subject, workflowId, runId), outcome === 'failed' ? null : { mark: outcome, reason: message }), () => (subject.backup!.location === '' ? 'a moment is no backup: nothing is marked' : outcome === 'failed' ? 'not marked: nothing was found out about the backup' : `marked ${outcome}`));
   } catch (error) {
     record.note('mark-failed', { error: causeText(error) });
   }
@@ -277,7 +315,7 @@ function measure(subject: DrillSubject | null, found: Findings, outcome: string,
   return [
     { name: 'RTO (start of restore to checks green)', unit: 'ms', objective: objectives?.rtoMs ?? null, measured: rto, ...(rto === null ? { note: outcome === 'bad' ? 'the backup did not restore to a proven state' : message } : {}) },
     {
-      name: 'RPO (drill start minus snapshot)', unit: 'ms', objective: objectives?.rpoMs ?? null, measured: snapshotAt === null ? null : startedAtMs - Date.parse(snapshotAt),
+      name: subject?.managed !== undefined && 'at' in subject.managed.from ? 'RPO (drill start minus latest restorable time)' : 'RPO (drill start minus snapshot)', unit: 'ms', objective: objectives?.rpoMs ?? null, measured: snapshotAt === null ? null : startedAtMs - Date.parse(snapshotAt),
       ...(snapshotAt === null ? { note: subject?.backup == null ? 'no backup was restored' : 'its manifest cannot be trusted' } : {}),
     },
   ];

@@ -4,7 +4,7 @@ import { breakGlass, type BreakGlass } from '../model/break-glass.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import type { Plan } from '../model/execution.ts';
 import type { Mode } from '../model/runbook-schema.ts';
-import { datastoreOf, type Context } from '../systems/context.ts';
+import { postgresOf, type Context } from '../systems/context.ts';
 import { nodeStatus, type NodeStatus } from '../systems/postgres-node.ts';
 import { lookAtRoles } from '../systems/postgres-roles.ts';
 import type { Io } from './io.ts';
@@ -37,7 +37,7 @@ async function look(io: Io, context: Context, plan: Plan, request: ExportRequest
   const named = plan.parameters['datastore'];
   const name = typeof named === 'string' ? named : plan.datastores[0];
   if (name === undefined) return { roles: { primary: request.primary ?? null, candidate: request.candidate ?? null }, seen: {} };
-  const datastore = datastoreOf(context.config, name);
+  const datastore = postgresOf(context.config, name);
   const given = plan.parameters['candidate'] ?? (plan.kind === 'failback' ? plan.parameters['node'] : undefined);
   const wanted = { primary: request.primary, candidate: request.candidate ?? (typeof given === 'string' ? given : undefined) };
   try {

@@ -18,15 +18,20 @@ export interface CommandEntry {
 export const COMMANDS: readonly CommandEntry[] = [
   { group: 'Set up', name: 'validate', summary: 'check holdfast.yaml and the runbooks; every error at once', load: () => import('./commands/validate.ts') },
   { group: 'Set up', name: 'doctor', summary: 'check tools, versions, permissions and connections of this host', load: () => import('./commands/doctor.ts') },
+  { group: 'Set up', name: 'permissions', summary: 'IAM policies for the roles of the workers, narrowed to what is configured', load: () => import('./commands/permissions.ts') },
   { group: 'Set up', name: 'worker', summary: 'run what executes backups, drills and failovers', load: () => import('./commands/worker.ts') },
   { group: 'Set up', name: 'schedules', summary: 'make the schedules of the configuration, list and trigger them', load: () => import('./commands/schedules.ts') },
+  { group: 'Set up', name: 'manifests', summary: 'print Kubernetes CronJobs of the schedules, and a Deployment of workers', load: () => import('./commands/manifests.ts') },
 
   { group: 'Back up and prove', name: 'backup', summary: 'back up a datastore now', load: () => import('./commands/backup.ts') },
   { group: 'Back up and prove', name: 'backups', summary: 'list the committed backups of a datastore', load: () => import('./commands/backups.ts') },
   { group: 'Back up and prove', name: 'verify', summary: 'read a backup back in full and check every checksum', load: () => import('./commands/verify.ts') },
-  { group: 'Back up and prove', name: 'restore', summary: 'restore a backup, or tables of it, into a database', load: () => import('./commands/restore.ts') },
+  { group: 'Back up and prove', name: 'restore', summary: 'restore a backup, or parts of it, into a server', load: () => import('./commands/restore.ts') },
+  { group: 'Back up and prove', name: 'import', summary: 'write an export of DynamoDB to S3 into a table', load: () => import('./commands/import.ts') },
   { group: 'Back up and prove', name: 'retention', summary: 'plan, explain and delete what the keep rules no longer hold', load: () => import('./commands/retention.ts') },
+  { group: 'Back up and prove', name: 'rehearsals', summary: 'the calendar of rehearsals: when each was held, when it is due, what is overdue', load: () => import('./commands/rehearsals.ts') },
   { group: 'Back up and prove', name: 'drill', summary: 'restore a backup into an isolated target, prove and time it', load: () => import('./commands/drill.ts') },
+  { group: 'Back up and prove', name: 'lifecycle', summary: "what a bucket's lifecycle rules are, and what the configuration makes of them", load: () => import('./commands/lifecycle.ts') },
 
   { group: 'Recover', name: 'readiness', summary: 'could this service be recovered right now, and how do we know', load: () => import('./commands/readiness.ts') },
   { group: 'Recover', name: 'plan', summary: 'what a failover or runbook would do, against live state; or as a break-glass checklist', load: () => import('./commands/plan.ts') },
@@ -51,6 +56,8 @@ export const COMMANDS: readonly CommandEntry[] = [
   { group: 'Locks', name: 'acknowledge', summary: 'say that a failover was understood, so that the next one may begin', load: () => import('./commands/acknowledge.ts') },
 
   { group: 'Look back', name: 'audit', summary: 'what ran, who asked, who decided, how it ended: from workflow history', load: () => import('./commands/audit.ts') },
+  { group: 'Look back', name: 'compliance', summary: 'of the backups that the schedules required, how many succeeded', load: () => import('./commands/compliance.ts') },
+  { group: 'Look back', name: 'cost', summary: 'what the objectives of a service cost, and what a cheaper tier would lose', load: () => import('./commands/cost.ts') },
   { group: 'Look back', name: 'evidence', summary: 'list and verify signed evidence, without a network', load: () => import('./commands/evidence.ts') },
 ];
 

@@ -2,10 +2,10 @@ import { ConfigError, HoldfastError, messageOf } from '../model/errors.ts';
 import { EXIT } from './io.ts';
 
 /** Codes of errors that mean "cannot be reached". */
-const UNREACHABLE = new Set(['temporal-unreachable', 'temporal-namespace', 'no-worker', 'postgres-connect', 'store-s3', 'store-bucket-missing', 'store-folder', 'secret-unreadable', 'secret-call', 'dns-call']);
-const USAGE = new Set(['usage', 'config-invalid', 'config-missing', 'config-unreadable', 'runbook-invalid', 'runbooks-unreadable', 'secret-reference', 'secret-missing', 'secret-shape', 'parameters', 'node-unknown', 'results-invalid', 'temporal-tls', 'encryption-key']);
+const UNREACHABLE = new Set(['temporal-unreachable', 'temporal-namespace', 'no-worker', 'postgres-connect', 'store-s3', 'store-bucket-missing', 'store-folder', 'kubernetes-unreachable', 'secret-unreadable', 'secret-call', 'dns-call']);
+const USAGE = new Set(['usage', 'config-invalid', 'config-missing', 'config-unreadable', 'costs-missing', 'prices-missing', 'prices-unreadable', 'kubernetes-config', 'runbook-invalid', 'runbooks-unreadable', 'secret-reference', 'secret-missing', 'secret-shape', 'parameters', 'node-unknown', 'results-invalid', 'temporal-tls', 'encryption-key']);
 const NOT_FOUND = new Set(['backup-missing', 'execution-not-found', 'runbook-missing', 'schedule-not-found', 'evidence-not-found', 'object-missing', 'table-missing']);
-const REFUSED = new Set(['already-running', 'operator-refused', 'target-not-empty', 'key-exists', 'evidence-exists', 'object-exists', 'switch-unknown']);
+const REFUSED = new Set(['file-exists', 'already-running', 'operator-refused', 'target-not-empty', 'key-exists', 'evidence-exists', 'object-exists', 'switch-unknown']);
 
 /** The documented exit code of anything thrown. */
 export function exitCodeOf(error: unknown): number {

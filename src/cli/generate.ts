@@ -1,7 +1,7 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { configJsonSchema, runbookJsonSchema } from '../model/json-schema.ts';
-import { configurationReference, stepKindReference } from '../model/reference.ts';
+import { configurationReference, permissionsReference, stepKindReference } from '../model/reference.ts';
 
 /** Files made from the definitions, relative to the repository: schemas for editors, reference pages for people. */
 export function generatedFiles(): Readonly<Record<string, string>> {
@@ -10,6 +10,7 @@ export function generatedFiles(): Readonly<Record<string, string>> {
     'runbooks/schema.json': json(runbookJsonSchema()),
     'docs/reference/configuration.md': configurationReference(),
     'docs/reference/step-kinds.md': stepKindReference(),
+    'docs/reference/permissions.md': permissionsReference(),
   };
 }
 

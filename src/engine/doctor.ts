@@ -2,11 +2,14 @@ import { randomBytes, type KeyObject } from 'node:crypto';
 import { access, constants, mkdir, mkdtemp, rmdir, statfs } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import type { Client } from '@temporalio/client';
-import { SECRET_REFERENCE_PATTERN, type Config, type PostgresDatastore, type S3StoreConfig } from '../model/config-schema.ts';
+import { isBackedUp, SECRET_REFERENCE_PATTERN, type Config, type PostgresDatastore, type S3StoreConfig } from '../model/config-schema.ts';
+import { judgeRole } from '../model/managed-roles.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes, formatDuration } from '../model/units.ts';
 import type { Context } from '../systems/context.ts';
+import { engineOfDatastore } from '../systems/engines.ts';
 import { sendNotice } from '../systems/notify.ts';
+import { lookAtInstance } from '../systems/rds.ts';
 import { hasHostAccess, hostState, nodeByAddress, nodeStatus, nodeTool, runOnNode, withNode, type NodeStatus } from '../systems/postgres-node.ts';
 import { postgresTool } from '../systems/postgres.ts';
 import { majorVersion, toolVersion } from '../systems/tool-version.ts';
@@ -33,6 +36,7 @@ type Report = (level: Finding['level'], what: string, next?: string) => void;
 
 const MINIMUM_NODE = [22, 18] as const;
 const TOOL_TIMEOUT_MS = 10_000;
+const SOURCE_TIMEOUT_MS = 20_000;
 const MINIMUM_RETENTION_DAYS = 30;
 
 /** Every check this host can make, each by itself: one that fails hides none of the others. Secrets are resolved and never shown. */
@@ -43,11 +47,20 @@ export async function runDoctor(context: Context, options: DoctorOptions): Promi
     group('temporal', (report) => checkTemporal(context, options, report)),
     group('secrets', (report) => checkSecrets(context, report)),
     ...Object.entries(config.stores).map(([name, store]) => group(`store ${name}`, (report) => checkStore(context, name, store, report))),
-    ...Object.entries(config.datastores).map(([name, datastore]) => group(`datastore ${name}`, (report) => checkDatastore(context, datastore, report))),
+    ...Object.entries(config.datastores).map(([name, datastore]) => group(`datastore ${name}`, (report) => (datastore.engine === 'postgres' ? checkDatastore(context, datastore, report) : checkSource(context, name, report)))),
+    ...Object.keys(config.kubernetes).map((name) => group(`kubernetes ${name}`, (report) => checkKubernetes(context, name, report))),
     group('evidence', (report) => checkEvidence(context, report)),
     group('notify', (report) => checkNotify(context, options, report)),
   ];
   return (await Promise.all(groups)).flat();
+}
+
+/** What the engine itself says of its source. */
+async function checkSource(context: Context, name: string, report: Report): Promise<void> {
+  if (!isBackedUp(context.config.datastores[name]!)) return;
+  for (const check of (await (await engineOfDatastore(context, name)).ready?.(context, name, AbortSignal.timeout(SOURCE_TIMEOUT_MS))) ?? []) {
+    report(check.ok ? 'ok' : 'fail', `${check.name}: ${check.found}${check.ok ? '' : `, expected ${check.expected}`}`, check.next);
+  }
 }
 
 async function group(area: string, check: (report: Report) => Promise<void>): Promise<Finding[]> {
@@ -228,7 +241,7 @@ async function checkDatastore(context: Context, datastore: PostgresDatastore, re
   const primaries = reachable.filter((status) => status.inRecovery === false);
   if (reachable.length > 0) await attempt(report, () => checkReplication(context, datastore, primaries, reachable, report));
   for (const status of reachable) {
-    if (!status.superuser) {
+    if (!status.superuser && datastore.managed === undefined) {
       report(
         'warn',
         `${status.node}: ${datastore.admin.username} is no superuser: backups need pg_read_all_data and BYPASSRLS, failover needs ALTER SYSTEM, pg_promote and pg_terminate_backend`,
@@ -237,6 +250,14 @@ async function checkDatastore(context: Context, datastore: PostgresDatastore, re
     }
   }
   for (const [name, node] of Object.entries(datastore.nodes)) {
+    if (datastore.managed !== undefined) {
+      const { instance, saw } = await lookAtInstance(context, datastore, name);
+      if (instance === null) report('fail', `${name}: ${saw.answers ? 'RDS knows no such instance' : `RDS does not answer: ${saw.error}`}`, `check nodes.${name}.rds, and that this host may call rds:DescribeDBInstances there`);
+      else report('ok', `${name}: RDS says ${instance.status}${instance.source === null ? '' : `, replica of ${instance.source}`}`);
+      const sql = statuses.find((status) => status.node === name)!;
+      for (const text of judgeRole(name, sql, saw).disagreements) report('warn', text, 'who takes writes is what the server itself says');
+      continue;
+    }
     if (!hasHostAccess(node)) {
       report('warn', `${name}: no dataDirectory: the node cannot be fenced on its host nor rebuilt as a standby`, 'set dataDirectory, binDirectory and exec of the node');
       continue;
@@ -338,6 +359,18 @@ async function checkEndpoint(context: Context, datastore: PostgresDatastore, pri
     if (record === undefined) report('fail', `hosted zone ${dns.hostedZoneId} has no ${dns.type} record ${dns.name}`, 'create it, or correct endpoint.dns');
     else report((record.TTL ?? 0) > 60 ? 'warn' : 'ok', `${dns.type} ${dns.name} -> ${record.ResourceRecords?.[0]?.Value ?? 'alias'}, TTL ${record.TTL ?? '-'} s`, (record.TTL ?? 0) > 60 ? 'lower the TTL to 60 s or less: clients keep the old address that long' : undefined);
   });
+}
+
+async function checkKubernetes(context: Context, name: string, report: Report): Promise<void> {
+  const { connectKubernetes, mayDo } = await import('../systems/kubernetes.ts');
+  const cluster = await connectKubernetes(context, name, AbortSignal.timeout(TOOL_TIMEOUT_MS));
+  const { namespace } = cluster;
+  const asks = [{ verb: 'patch', group: 'apps', resource: 'deployments', namespace }, { verb: 'list', resource: 'pods', namespace }];
+  const answers = await Promise.all(asks.map((ask) => mayDo(cluster, ask)));
+  report('ok', `the API server answers; steps that name no namespace work in ${namespace}`);
+  const denied = asks.filter((_, index) => !answers[index]!.allowed).map(({ verb, resource }) => `${verb} ${resource}`);
+  if (denied.length === 0) report('ok', `workloads of ${namespace} may be restarted`);
+  else report('warn', `in ${namespace} it may not ${denied.join(', ')}: kubernetes.rollout would be refused there`, 'grant it by a Role; docs/kubernetes.md has one');
 }
 
 async function checkEvidence(context: Context, report: Report): Promise<void> {

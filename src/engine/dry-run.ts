@@ -10,7 +10,7 @@ import type { Context } from '../systems/context.ts';
 import { redact } from '../systems/log.ts';
 import type { AuditedActivity } from './history.ts';
 
-const READ_PHASE_MS = 30_000;
+const READ_PHASE_MS = 45_000;
 
 interface DryRunOptions {
   readonly requestedBy: string;

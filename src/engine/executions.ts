@@ -1,10 +1,13 @@
 import {
+  ApplicationFailure,
   WorkflowExecutionAlreadyStartedError,
+  WorkflowFailedError,
   WorkflowNotFoundError,
   WorkflowUpdateFailedError,
   type Client,
   type WorkflowHandleWithStartDetails,
 } from '@temporalio/client';
+import type { ExecutionResult } from '../../workflows/failover.ts';
 import type { Config } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import type { OperatorAction, OperatorRequest, Progress } from '../model/execution.ts';
@@ -41,6 +44,12 @@ export async function startExecution(
       cause: error,
     });
   }
+}
+
+/** The full result that a runbook's workflow fails with when it did not succeed; undefined for any other error. */
+export function resultIn(error: unknown): ExecutionResult | undefined {
+  const cause = error instanceof WorkflowFailedError ? error.cause : undefined;
+  return cause instanceof ApplicationFailure && cause.type?.startsWith('execution-') === true ? (cause.details?.[0] as ExecutionResult | undefined) : undefined;
 }
 
 /** The query `progress`. @throws HoldfastError `execution-not-found`, `no-worker`. */

@@ -1,8 +1,8 @@
 import { WorkflowFailedError, type Client } from '@temporalio/client';
-import { ApplicationFailure } from '@temporalio/common';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { WORKFLOW_IDS } from '../model/api.ts';
 import { HoldfastError } from '../model/errors.ts';
+import { resultIn } from './executions.ts';
 import { auditExecution, describeExecution, listExecutions, type ExecutionSummary } from './history.ts';
 
 /** So many executions back is looked; all of them without a promotion would be strange enough. */
@@ -45,8 +45,7 @@ async function resultOf(client: Client, { workflowId, runId }: ExecutionSummary)
     return (await client.workflow.getHandle(workflowId, runId).result()) as ExecutionResult;
   } catch (error) {
     if (!(error instanceof WorkflowFailedError)) throw error;
-    const { cause } = error;
-    return cause instanceof ApplicationFailure && cause.type?.startsWith('execution-') === true ? (cause.details?.[0] as ExecutionResult | undefined) : undefined;
+    return resultIn(error);
   }
 }
 

@@ -11,7 +11,8 @@ import {
 import { workflowInputSchemas, type WorkflowType } from '../model/api.ts';
 import type { Config, ScheduleConfig } from '../model/config-schema.ts';
 import { HoldfastError } from '../model/errors.ts';
-import { parseCron, type Cron } from '../model/schedule.ts';
+import { rehearsalSchedules } from '../model/rehearsal.ts';
+import { parseCron, scheduleIdOf, type Cron } from '../model/schedule.ts';
 import { formatDuration } from '../model/units.ts';
 import { unknownName } from '../systems/context.ts';
 
@@ -56,11 +57,13 @@ const OVERLAPS: Readonly<Record<ScheduleConfig['overlap'], ScheduleOverlapPolicy
 };
 
 export function scheduleIdPrefix(config: Config): string {
-  return `holdfast/${config.environment}/`;
+  return scheduleIdOf(config.environment, '');
 }
 
 export function desiredSchedules(config: Config): DesiredSchedule[] {
-  return Object.entries(config.schedules).map(([name, schedule]) => {
+  const rehearsals = rehearsalSchedules(config);
+  const all = [...Object.entries(config.schedules).map(([name, schedule]) => ({ name, schedule, workflowId: undefined, reason: 'scheduled' })), ...rehearsals];
+  return all.map(({ name, schedule, workflowId, reason }) => {
     const parsed = schedule.cron === undefined ? undefined : parseCron(schedule.cron);
     if (parsed !== undefined && 'problem' in parsed) {
       throw new HoldfastError('config-invalid', `schedules.${name}.cron "${schedule.cron}": ${parsed.problem}`, { next: 'correct it and run `holdfast validate`' });
@@ -75,14 +78,15 @@ export function desiredSchedules(config: Config): DesiredSchedule[] {
       jitterMs: schedule.jitter,
       catchUpMs: Math.max(MINIMUM_CATCH_UP_MS, schedule.catchUp),
       overlap: OVERLAPS[schedule.overlap],
-      ...actionOf(schedule),
+      ...actionOf(schedule, reason),
+      ...(workflowId === undefined ? {} : { workflowId }),
       taskQueue: config.temporal.taskQueue,
       paused: schedule.paused,
     };
   });
 }
 
-function actionOf(schedule: ScheduleConfig): Pick<DesiredSchedule, 'workflowType' | 'workflowId' | 'input'> {
+function actionOf(schedule: ScheduleConfig, reason: string): Pick<DesiredSchedule, 'workflowType' | 'workflowId' | 'input'> {
   const made = (() => {
     switch (schedule.run) {
       case 'backup':
@@ -93,12 +97,16 @@ function actionOf(schedule: ScheduleConfig): Pick<DesiredSchedule, 'workflowType
         return {
           workflowType: 'restoreDrill' as const,
           workflowId: `drill/${schedule.datastore}/scheduled`,
-          input: { datastore: schedule.datastore, ...(schedule.backup === undefined ? {} : { backup: schedule.backup }), ...(schedule.service === undefined ? {} : { service: schedule.service }), reason: 'scheduled' },
+          input: { datastore: schedule.datastore, ...(schedule.backup === undefined ? {} : { backup: schedule.backup }), ...(schedule.pointInTime === undefined ? {} : { pointInTime: schedule.pointInTime }), ...(schedule.service === undefined ? {} : { service: schedule.service }), reason },
         };
       case 'readiness':
         return { workflowType: 'readiness' as const, workflowId: `readiness/${schedule.service}`, input: { service: schedule.service } };
       case 'runbook':
-        return { workflowType: 'runbook' as const, workflowId: `runbook/${schedule.runbook}/scheduled`, input: { runbook: schedule.runbook, parameters: schedule.parameters, reason: 'scheduled', requestedBy: 'schedule' } };
+        return {
+          workflowType: 'runbook' as const,
+          workflowId: `runbook/${schedule.runbook}/scheduled`,
+          input: { runbook: schedule.runbook, ...(schedule.service === undefined ? {} : { service: schedule.service }), ...(schedule.mode === undefined ? {} : { mode: schedule.mode }), parameters: schedule.parameters, reason, requestedBy: 'schedule' },
+        };
       default:
         return schedule satisfies never;
     }
@@ -335,7 +343,7 @@ export async function listSchedules(client: Client, config: Config): Promise<Liv
 /** Run one now, under the schedule's own overlap policy: a bare trigger would use ALLOW_ALL and could run two at once. */
 export async function triggerSchedule(client: Client, config: Config, name: string): Promise<{ scheduleId: string; overlap: string }> {
   const want = desiredSchedules(config).find((schedule) => schedule.name === name);
-  if (want === undefined) throw unknownName('schedule', name, Object.keys(config.schedules));
+  if (want === undefined) throw unknownName('schedule', name, desiredSchedules(config).map((schedule) => schedule.name));
   const live = await describe(client, want.scheduleId);
   if (live === undefined) throw new HoldfastError('schedule-not-found', `schedule ${want.scheduleId} is in the configuration but not on the server`, { next: 'run: holdfast schedules sync' });
   await client.schedule.getHandle(want.scheduleId).trigger(live.policies.overlap);

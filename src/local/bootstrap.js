@@ -1,11 +1,11 @@
 // Makes a bare machine able to run Holdfast from its checkout, then runs it:
-//   node src/local/bootstrap.js demo | test | test:fault | bench | holdfast   [arguments]
+//   node src/local/bootstrap.js demo | demo region | demo mongodb | demo dynamodb | test | test:fault | bench | holdfast   [arguments]
 //
 // Plain JavaScript without dependencies, since it runs before there are any, on the host's own Node (18 or newer). It installs what is
 // missing into a cache folder ($HOLDFAST_CACHE, else $XDG_CACHE_HOME/holdfast, else ~/.cache/holdfast), each tool into a folder that
 // carries its version and appears only when it is complete, then starts the command under Node 24.
 import { spawn } from 'node:child_process';
-import { accessSync, chmodSync, constants, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { accessSync, chmodSync, constants, copyFileSync, cpSync, createWriteStream, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import process from 'node:process';
@@ -14,6 +14,8 @@ import { fileURLToPath } from 'node:url';
 const ROOT = fileURLToPath(new URL('../..', import.meta.url)).replace(/\/$/, '');
 const VERSIONS = JSON.parse(readFileSync(new URL('./tools.json', import.meta.url), 'utf8'));
 const CACHE = process.env.HOLDFAST_CACHE || join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'holdfast');
+const KUBERNETES = join(ROOT, 'src', 'local', 'kube');
+const FERRETDB = join(ROOT, 'src', 'local', 'ferret');
 const OLDEST_NODE = [22, 18];
 /** Debian's packages ask this program whether they may start a service. */
 const POLICY = '/usr/sbin/policy-rc.d';
@@ -23,9 +25,12 @@ const POLICY_TEXT = '#!/bin/sh\n# Made by the bootstrap of Holdfast while it ins
 /** What each command needs, and the file that Node 24 runs for it. */
 const COMMANDS = {
   demo: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto'], script: 'src/local/demo.ts', first: [] },
-  test: { needs: ['node', 'packages', 'system', 'controllers', 'temporal', 'versitygw', 'moto', 'aws', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['all'] },
+  'demo region': { needs: ['node', 'packages', 'system', 'redis', 'java', 'temporal', 'versitygw', 'moto', 'opensearch', 'kubernetes'], script: 'src/local/demo-region.ts', first: [] },
+  'demo mongodb': { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'ferretdb'], script: 'src/local/demo-mongodb.ts', first: [] },
+  'demo dynamodb': { needs: ['node', 'packages', 'system', 'java', 'temporal', 'versitygw', 'dynamodb'], script: 'src/local/demo-dynamodb.ts', first: [] },
+  test: { needs: ['node', 'packages', 'system', 'controllers', 'redis', 'pgbackrest', 'java', 'temporal', 'versitygw', 'moto', 'aws', 'toxiproxy', 'opensearch', 'kafka', 'dynamodb', 'kubernetes', 'ferretdb'], script: 'src/local/run-tests.ts', first: ['all'] },
   'test:fault': { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-tests.ts', first: ['fault'] },
-  bench: { needs: ['node', 'packages', 'system', 'temporal', 'versitygw', 'moto', 'toxiproxy'], script: 'src/local/run-bench.ts', first: [] },
+  bench: { needs: ['node', 'packages', 'system', 'java', 'temporal', 'versitygw', 'moto', 'toxiproxy', 'dynamodb', 'ferretdb'], script: 'src/local/run-bench.ts', first: [] },
   holdfast: { needs: ['node', 'packages'], script: 'src/cli/main.ts', first: [] },
 };
 
@@ -37,13 +42,48 @@ const STEPS = {
   node: { lane: 'npm', what: `Node.js ${VERSIONS.node} (npm package node)`, seconds: 15, ready: () => nodeIsNew() || executable(cachedNode()), install: installNode },
   packages: { lane: 'npm', what: 'npm packages (npm ci)', seconds: 20, ready: packagesAreInstalled, install: installPackages },
   system: { lane: 'system', what: 'Debian packages', seconds: 40, ready: () => missingSystemPackages().length === 0, install: installSystemPackages },
-  controllers: { lane: 'system', what: 'Debian packages of Patroni and etcd', seconds: 10, ready: () => missingControllers().length === 0 && !(process.getuid?.() === 0 && policyLeft()), install: installControllers },
+  controllers: { lane: 'system', what: 'Debian packages of Patroni and etcd', seconds: 10, ready: () => quietReady('controllers'), install: () => installQuietly('controllers') },
+  redis: { lane: 'system', what: 'Debian package of Redis', seconds: 10, ready: () => quietReady('redis'), install: () => installQuietly('redis') },
+  pgbackrest: { lane: 'system', what: 'Debian package of pgBackRest', seconds: 10, ready: () => quietReady('pgbackrest'), install: () => installQuietly('pgbackrest') },
+  java: { lane: 'system', what: 'Debian packages of Java and Maven', seconds: 60, ready: () => missingJava().length === 0, install: installJava },
   temporal: { lane: 'go', what: `Temporal server ${VERSIONS.temporal} (compiled by go install)`, seconds: 200, ready: () => tool('temporal', 'temporal', 'temporal'), install: installTemporal },
   versitygw: { lane: 'go', what: `S3 server VersityGW ${VERSIONS.versitygw} (compiled by go install)`, seconds: 60, ready: () => tool('versitygw', 'versitygw', 'versitygw'), install: installVersity },
   toxiproxy: { lane: 'go', what: `Toxiproxy ${VERSIONS.toxiproxy} (compiled by go install)`, seconds: 15, ready: () => tool('toxiproxy', 'toxiproxy-server', 'toxiproxy-server'), install: installToxiproxy },
+  opensearch: { lane: 'maven', what: `OpenSearch ${VERSIONS.opensearch} (Maven)`, seconds: 25, ready: () => mavenReady('opensearch'), install: () => installMaven('opensearch') },
+  kafka: { lane: 'maven', what: `Kafka ${VERSIONS.kafka} (Maven)`, seconds: 15, ready: () => mavenReady('kafka'), install: () => installMaven('kafka') },
+  dynamodb: { lane: 'maven', what: `DynamoDB Local ${VERSIONS.dynamodb} (Maven)`, seconds: 60, ready: () => mavenReady('dynamodb'), install: () => installMaven('dynamodb') },
+  kubernetes: { lane: 'go', what: `Kubernetes API server ${VERSIONS.kubernetes} (compiled by go build)`, seconds: 250, ready: kubernetesReady, install: installKubernetes },
+  ferretdb: { lane: 'go', what: `MongoDB wire server FerretDB ${VERSIONS.ferretdb} (compiled by go build)`, seconds: 90, ready: () => which('holdfast-ferretdb') !== undefined || builtReady('ferretdb', 'ferretdb', FERRETDB), install: installFerret },
   moto: { lane: 'python', what: `AWS emulator moto ${VERSIONS.moto} (Python virtual environment)`, seconds: 30, ready: () => tool('moto', 'moto_server', join('bin', 'moto_server')), install: installMoto },
   aws: { lane: 'python', what: `AWS command line ${VERSIONS.aws} (Python virtual environment)`, seconds: 15, ready: () => tool('aws', 'aws', join('bin', 'aws')), install: installAws },
 };
+
+/** Packages that would start services and have them started at every boot: program -> package -> service. Only the programs are wanted. */
+const QUIET = {
+  controllers: [['patroni', 'patroni', 'patroni'], ['etcd', 'etcd-server', 'etcd']],
+  redis: [['redis-server', 'redis-server', 'redis-server']],
+  // It brings no service.
+  pgbackrest: [['pgbackrest', 'pgbackrest', undefined]],
+};
+
+/** Servers of Java artifacts: what Maven copies into `lib`, and the main class of ours that is compiled into `classes`, where one is needed. */
+const MAVEN = {
+  opensearch: {
+    dependencies: [
+      `org.opensearch:opensearch:${VERSIONS.opensearch}`,
+      `org.opensearch.plugin:transport-netty4-client:${VERSIONS.opensearch}`,
+      `org.opensearch.plugin:reindex-client:${VERSIONS.opensearch}`,
+      // The release of its own log4j-api; it does not start without.
+      `org.apache.logging.log4j:log4j-core:${VERSIONS.log4j}`,
+    ],
+    main: 'SearchNode.java',
+  },
+  kafka: { dependencies: [`org.apache.kafka:kafka_2.13:${VERSIONS.kafka}`, `org.slf4j:slf4j-simple:${VERSIONS.slf4j}`] },
+  // With its native SQLite beside the jars.
+  dynamodb: { dependencies: [`com.amazonaws:DynamoDBLocal:${VERSIONS.dynamodb}`], main: 'DynamoNode.java' },
+};
+/** What the newest of them asks for. */
+const OLDEST_JAVA = 17;
 
 /** An error whose text is all that the user needs. */
 class Refusal extends Error {}
@@ -61,7 +101,9 @@ main(process.argv.slice(2)).then(
   },
 );
 
-async function main([name, ...args]) {
+async function main([first, ...rest]) {
+  // `npm run demo -- region` is a demo of its own.
+  const [name, ...args] = COMMANDS[`${first} ${rest[0]}`] === undefined ? [first, ...rest] : [`${first} ${rest[0]}`, ...rest.slice(1)];
   const command = COMMANDS[name];
   if (command === undefined) throw new Refusal(`usage: node src/local/bootstrap.js ${Object.keys(COMMANDS).join(' | ')} [arguments]`);
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => passOn(signal));
@@ -89,6 +131,8 @@ async function prepare(needs) {
     if (failed.length > 0) throw new Refusal(failed.map((error) => (error instanceof Refusal ? error.message : (error?.stack ?? String(error)))).join('\n\n'));
     const still = missing(needs);
     if (still.length > 0) throw new Refusal(`still missing after installing: ${still.join(', ')}; remove ${CACHE} and try again`);
+    // Everything was copied out of it; kept only while something is missing, so that the next start loads less.
+    rmSync(join(CACHE, 'maven-repository'), { recursive: true, force: true });
     say(`Prepared in ${seconds(started)}. The next start finds all this in place.`);
   } finally {
     release();
@@ -114,8 +158,9 @@ async function lane(names) {
   }
 }
 
-/** moto waits for Debian's Python where that is missing too. */
+/** moto waits for Debian's Python where that is missing too, and Maven's artifacts for Maven. */
 function laneOf(name) {
+  if (STEPS[name].lane === 'maven') return missingJava().length > 0 ? 'system' : 'maven';
   return (name === 'moto' || name === 'aws') && missingSystemPackages().some((entry) => entry.startsWith('python3')) ? 'system' : STEPS[name].lane;
 }
 
@@ -126,17 +171,24 @@ function missing(needs) {
 /** What no waiting helps is said before minutes are spent on the rest. */
 function refuseEarly(steps) {
   const problems = [];
-  const debian = [...(steps.includes('system') ? missingSystemPackages() : []), ...(steps.includes('controllers') ? missingControllers() : [])];
+  const unwanted = Object.keys(QUIET).filter((name) => steps.includes(name)).flatMap(missingQuiet);
+  const debian = [...(steps.includes('system') ? missingSystemPackages() : []), ...unwanted.map(([, name]) => name), ...(steps.includes('java') ? missingJava() : [])];
   if (debian.length > 0 && !mayInstallSystemPackages()) {
-    const quiet = steps.includes('controllers') ? '\nPatroni and etcd are only called by tests; no service of theirs is needed: systemctl disable --now etcd patroni' : '';
+    const services = unwanted.map(([, , service]) => service).filter((service) => service !== undefined);
+    const quiet = services.length > 0 ? `\nOnly the programs are called; no service is needed: systemctl disable --now ${services.join(' ')}` : '';
     problems.push(`These Debian packages are missing: ${debian.join(' ')}. Run as root:\n  apt-get update && apt-get install -y --no-install-recommends ${debian.join(' ')}${quiet}\nthen start this again.`);
   }
   const compiled = steps.filter((name) => STEPS[name].lane === 'go');
   const withoutGo = compiled.filter((name) => name !== 'temporal');
   if (withoutGo.length > 0 && which('go') === undefined) {
-    problems.push(`Go is missing; it compiles ${withoutGo.join(' and ')}. Install Go 1.24 or newer (https://go.dev/dl), or put ${withoutGo.map((name) => (name === 'toxiproxy' ? 'toxiproxy-server' : name)).join(' and ')} on PATH.`);
+    const onPath = withoutGo.filter((name) => name !== 'kubernetes' && name !== 'ferretdb').map((name) => (name === 'toxiproxy' ? 'toxiproxy-server' : name));
+    problems.push(`Go is missing; it compiles ${listed(withoutGo)}. Install Go 1.24 or newer (https://go.dev/dl)${onPath.length < withoutGo.length ? '' : `, or put ${listed(onPath)} on PATH`}.`);
   }
   if (problems.length > 0) throw new Refusal(problems.join('\n\n'));
+}
+
+function listed(names) {
+  return names.length < 2 ? names.join('') : `${names.slice(0, -1).join(', ')} and ${names.at(-1)}`;
 }
 
 // ---------------------------------------------------------------- Node and npm packages
@@ -241,11 +293,13 @@ async function installSystemPackages() {
   }
 }
 
-/** What the tests put beside Holdfast to compete with it. */
-function missingControllers() {
-  return [['patroni', 'patroni'], ['etcd', 'etcd-server']].filter(([program]) => which(program) === undefined).map(([, name]) => name);
+function missingQuiet(step) {
+  return QUIET[step].filter(([program]) => which(program) === undefined);
 }
 
+function quietReady(step) {
+  return missingQuiet(step).length === 0 && !(process.getuid?.() === 0 && policyLeft());
+}
 
 /** A killed start left it: it would keep every later package of this machine from starting its service. */
 function policyLeft() {
@@ -257,21 +311,29 @@ function restorePolicy() {
   else if (policyLeft()) rmSync(POLICY);
 }
 
-/** Their packages would start services and have them started at every boot; only their programs are wanted. */
-async function installControllers() {
-  const names = missingControllers();
+async function installQuietly(step) {
+  const entries = missingQuiet(step);
   restorePolicy();
-  if (names.length === 0) return;
-  await aptGet('controllers', ['update']);
+  if (entries.length === 0) return;
+  await aptGet(step, ['update']);
   if (existsSync(POLICY)) renameSync(POLICY, POLICY_SAVED);
   writeFileSync(POLICY, POLICY_TEXT);
   chmodSync(POLICY, 0o755);
   try {
-    await aptGet('controllers', ['install', '--no-install-recommends', ...names]);
-    for (const name of names) await run('controllers', ['update-rc.d', name.replace('-server', ''), 'disable']);
+    await aptGet(step, ['install', '--no-install-recommends', ...entries.map(([, name]) => name)]);
+    for (const [, , service] of entries) if (service !== undefined) await run(step, ['update-rc.d', service, 'disable']);
   } finally {
     restorePolicy();
   }
+}
+
+function missingJava() {
+  return [...(which('java') === undefined || which('javac') === undefined ? ['default-jdk-headless'] : []), ...(which('mvn') === undefined ? ['maven'] : [])];
+}
+
+async function installJava() {
+  await aptGet('java', ['update']);
+  await aptGet('java', ['install', '--no-install-recommends', ...missingJava()]);
 }
 
 // ---------------------------------------------------------------- servers
@@ -303,6 +365,35 @@ async function installToxiproxy() {
   await intoCache('toxiproxy', (folder) => goInstall('toxiproxy', folder, `github.com/Shopify/toxiproxy/v2/cmd/server@v${VERSIONS.toxiproxy}`, 'server', 'toxiproxy-server'));
 }
 
+/** No release of Kubernetes can be had by `go install` (its modules replace each other); a program of ours, of its packages, can be built. */
+async function installKubernetes() {
+  await intoCache('kubernetes', async (folder) => {
+    cpSync(KUBERNETES, join(folder, 'source'), { recursive: true });
+    const build = () => run('kubernetes', ['go', 'build', '-ldflags=-s -w', '-o', join(folder, 'kube'), '.'], { cwd: join(folder, 'source'), env: { GOFLAGS: '-buildvcs=false' } });
+    await build().catch(build);
+  });
+}
+
+/** Complete, and of the source of this checkout. */
+function kubernetesReady() {
+  if (which('holdfast-kube') !== undefined) return true;
+  return builtReady('kubernetes', 'kube', KUBERNETES);
+}
+
+/** Its own command cannot be had by `go install` either (it reads files of its repository); its embeddable package can be built. */
+async function installFerret() {
+  await intoCache('ferretdb', async (folder) => {
+    cpSync(FERRETDB, join(folder, 'source'), { recursive: true });
+    const build = () => run('ferretdb', ['go', 'build', '-ldflags=-s -w', '-o', join(folder, 'ferretdb'), '.'], { cwd: join(folder, 'source'), env: { GOFLAGS: '-buildvcs=false' } });
+    await build().catch(build);
+  });
+}
+
+function builtReady(name, program, source) {
+  const folder = join(CACHE, `${name}-${VERSIONS[name]}`);
+  return executable(join(folder, program)) && readdirSync(source).every((file) => existsSync(join(folder, 'source', file)) && readFileSync(join(folder, 'source', file)).equals(readFileSync(join(source, file))));
+}
+
 async function goInstall(name, folder, module, built, wanted) {
   const first = await goInstallOnce(name, folder, module).catch((error) => error);
   // A module proxy's hiccup is the usual reason; what was loaded is kept, so that a second try is quick.
@@ -330,6 +421,43 @@ async function installAws() {
   await run('aws', ['python3', '-m', 'venv', folder]);
   await run('aws', [join(folder, 'bin', 'python'), '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', `awscli==${VERSIONS.aws}`]);
   writeFileSync(join(folder, 'complete'), '');
+}
+
+/** The servers that are Java artifacts, with a repository of our own: the user's ~/.m2 stays as it is; settings there (a mirror) are used. */
+async function installMaven(name) {
+  const { dependencies, main } = MAVEN[name];
+  await refuseOldJava(name);
+  await intoCache(name, async (folder) => {
+    writeFileSync(join(folder, 'pom.xml'), pom(name, dependencies));
+    const copy = ['mvn', '-q', '-B', `-Dmaven.repo.local=${join(CACHE, 'maven-repository')}`, '-f', join(folder, 'pom.xml'), `org.apache.maven.plugins:maven-dependency-plugin:${VERSIONS.mavenDependencyPlugin}:copy-dependencies`, `-DoutputDirectory=${join(folder, 'lib')}`, '-DincludeScope=runtime'];
+    // As with Go: what was loaded is kept, so that a second try after a hiccup is quick.
+    await run(name, copy, { cwd: folder }).catch(() => run(name, copy, { cwd: folder }));
+    if (main === undefined) return;
+    copyFileSync(join(ROOT, 'src/local/java', main), join(folder, main));
+    await run(name, ['javac', '-cp', join(folder, 'lib', '*'), '-d', join(folder, 'classes'), join(folder, main)], { cwd: folder });
+  });
+}
+
+async function refuseOldJava(name) {
+  const found = await run(name, ['java', '-version']);
+  const major = Number(/version "(\d+)/.exec(found)?.[1]);
+  if (!(major >= OLDEST_JAVA)) throw new Refusal(`${STEPS[name].what} needs Java ${OLDEST_JAVA} or newer; ${which('java')} says:\n${found.trim()}`);
+}
+
+function pom(name, dependencies) {
+  const entries = dependencies.map((dependency) => {
+    const [group, artifact, version] = dependency.split(':');
+    return `    <dependency><groupId>${group}</groupId><artifactId>${artifact}</artifactId><version>${version}</version></dependency>\n`;
+  });
+  return `<project xmlns="http://maven.apache.org/POM/4.0.0">\n  <modelVersion>4.0.0</modelVersion>\n  <groupId>holdfast.local</groupId><artifactId>${name}</artifactId><version>1</version><packaging>pom</packaging>\n  <dependencies>\n${entries.join('')}  </dependencies>\n</project>\n`;
+}
+
+/** Complete, and of what this checkout asks for: a dependency or our main class may change while the version stays. */
+function mavenReady(name) {
+  const { dependencies, main } = MAVEN[name];
+  const folder = join(CACHE, `${name}-${VERSIONS[name]}`);
+  const same = (path, text) => existsSync(path) && readFileSync(path, 'utf8') === text;
+  return same(join(folder, 'pom.xml'), pom(name, dependencies)) && (main === undefined || same(join(folder, main), readFileSync(join(ROOT, 'src/local/java', main), 'utf8')));
 }
 
 /** Installed into a folder of another name and renamed when complete, so that an interrupted installation is never taken for one. */
@@ -374,7 +502,7 @@ async function lock() {
   return () => child.stdin.end();
 }
 
-/** Runs an installer; its output goes to a log, whose end is shown when it fails. */
+/** Runs an installer; its output goes to a log, whose end is given back, and shown when it fails. */
 async function run(name, [command, ...args], options = {}) {
   if (which(command) === undefined) throw new Refusal(`${STEPS[name].what}: ${command} is missing on this machine; install it and start this again.`);
   mkdirSync(join(CACHE, 'logs'), { recursive: true });
@@ -398,7 +526,7 @@ async function run(name, [command, ...args], options = {}) {
   running.delete(child);
   log.end();
   if (stopping) throw new Refusal('interrupted');
-  if (code === 0) return;
+  if (code === 0) return tail;
   const refusal = new Refusal(`${STEPS[name].what}: \`${command} ${args.join(' ')}\` ended with ${signal ?? `exit code ${code}`}:\n${tail.trim().slice(-2000)}\nThe whole output is in ${path}. Start this again when the cause is gone.`);
   throw Object.assign(refusal, { output: tail });
 }

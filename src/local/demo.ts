@@ -9,11 +9,10 @@ import pg from 'pg';
 import { WORKFLOW_IDS, type BackupResult, type RestoreDrillResult, type RetentionResult, type WorkflowType } from '../model/api.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { formatBytes, formatDuration } from '../model/units.ts';
-import { verifyEvidenceFolder } from '../systems/evidence-folder.ts';
-import { trustOnly } from '../systems/evidence-keys.ts';
 import { tellLock } from '../systems/lock.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
-import { formatFigures, reasonsToFail, type Figure } from './demo-report.ts';
+import type { Figure } from './demo-report.ts';
+import { checkEvidence, conclude, explain, forEver, print, step } from './demo-steps.ts';
 import { DATABASE, RECORD, startEnvironment, type LocalEnvironment } from './environment.ts';
 import { createProcesses, endOnSignals } from './stack.ts';
 import { findTool } from './tools.ts';
@@ -27,32 +26,6 @@ interface DemoOptions {
 
 type NodeName = 'a' | 'b';
 const SERVICE = 'orders';
-const startedAt = performance.now();
-
-/** One line a step: when it ended, what it was, how long it took, what came of it. */
-async function step<T>(what: string, work: () => Promise<T>, describe: (result: T) => string): Promise<T> {
-  const started = performance.now();
-  try {
-    const result = await work();
-    print(what, started, describe(result));
-    return result;
-  } catch (error) {
-    print(what, started, `FAILED: ${explain(error)}`);
-    throw error;
-  }
-}
-
-function print(what: string, started: number, text: string): void {
-  const at = `${((performance.now() - startedAt) / 1000).toFixed(1)} s`;
-  console.log(`[${at.padStart(8)}] ${what.padEnd(18)} ${formatDuration(performance.now() - started).padStart(9)}  ${text}`);
-}
-
-/** The innermost reason: Temporal wraps it several times. */
-function explain(error: unknown): string {
-  let reason = error;
-  while (reason instanceof Error && reason.cause instanceof Error && !(reason instanceof HoldfastError)) reason = reason.cause;
-  return messageOf(reason);
-}
 
 async function run<R>(environment: LocalEnvironment, type: WorkflowType, workflowId: string, input: object): Promise<R> {
   return (await environment.client.workflow.execute(type, { workflowId, taskQueue: environment.context.config.temporal.taskQueue, args: [input] })) as R;
@@ -231,10 +204,7 @@ async function verifyEvidence(environment: LocalEnvironment, evidence: readonly 
   await step(
     'evidence verify',
     async () => {
-      for (const folder of evidence) {
-        const verdict = await verifyEvidenceFolder(folder, trustOnly(environment.publicKey));
-        if (!verdict.ok || !verdict.authentic) throw new HoldfastError('demo-evidence', `${folder}: ${verdict.problems.join('; ') || 'not signed by the key of this run'}`);
-      }
+      for (const folder of evidence) await checkEvidence(folder, environment.publicKey);
       if (evidence.length < 4) throw new HoldfastError('demo-evidence', `only ${evidence.length} of 4 records of evidence were written`);
     },
     () => `${evidence.length} records intact and signed; key ${publicKeyFile}`,
@@ -291,7 +261,7 @@ async function main(options: DemoOptions): Promise<number> {
       () => startWriter({ processes, directory, secretId: applicationSecret, aws, run: 'demo', perSecond: options.writesPerSecond }),
       () => `writes ${options.writesPerSecond} checkouts/s through its secret ${applicationSecret} and notes each acknowledged one`,
     );
-    print('set-up', startedAt, 'done; now the chain');
+    print('set-up', undefined, 'done; now the chain');
     const publicKeyFile = join(evidenceDirectory, '..', `demo-${now()}.pub`);
     mkdirSync(evidenceDirectory, { recursive: true });
     writeFileSync(publicKeyFile, environment.publicKey);
@@ -309,16 +279,12 @@ async function main(options: DemoOptions): Promise<number> {
   try {
     // With --keep it goes on writing: a failover is only interesting under writes.
     if (!options.keep) await writer?.stop();
-    console.log(`\n${formatFigures(figures)}\n`);
-    const reasons = reasonsToFail(figures, failed);
-    console.log(reasons.length === 0 ? `Every objective was met. Evidence: ${evidenceDirectory}` : `NOT MET:\n${reasons.map((reason) => `  - ${reason}`).join('\n')}`);
+    const code = conclude(figures, failed, `Every objective was met. Evidence: ${evidenceDirectory}`);
     if (options.keep && environment !== undefined) {
       console.log(whatToTry(environment));
-      await new Promise(() => {
-        setInterval(() => {}, 60_000);
-      });
+      await forEver();
     }
-    return reasons.length === 0 ? 0 : 1;
+    return code;
   } finally {
     await environment?.client.connection.close();
     environment?.context.close();

@@ -203,7 +203,7 @@ export async function startEnvironment(options: EnvironmentOptions): Promise<Loc
 }
 
 /** The worker as its users start it: the command line in a process of its own. */
-async function startWorker(processes: Processes, configPath: string, client: Client, taskQueue: string): Promise<LocalProcess> {
+export async function startWorker(processes: Processes, configPath: string, client: Client, taskQueue: string): Promise<LocalProcess> {
   const child = await processes.spawn({
     name: 'worker',
     cwd: ROOT,

@@ -1,4 +1,5 @@
-import { freePort, waitUntilReady, type Processes } from './processes.ts';
+import { waitUntilReady, type Processes } from './processes.ts';
+import { freePort } from '../systems/free-port.ts';
 import { findTool } from './tools.ts';
 
 export interface AwsServer {

@@ -3,7 +3,8 @@ import { chownSync, existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import pg from 'pg';
 import { HoldfastError, messageOf } from '../model/errors.ts';
-import { freePort, waitUntilReady, type LocalProcess, type Processes } from './processes.ts';
+import { waitUntilReady, type LocalProcess, type Processes } from './processes.ts';
+import { freePort } from '../systems/free-port.ts';
 import { REPLICATOR, STOP_SIGNALS, SUPERUSER, killCluster, postmasterOf, serverUser, signalAndWait, writeOwned, type PostgresServer } from './postgres.ts';
 import { findTool, postgresBinDirectory } from './tools.ts';
 

@@ -4,7 +4,9 @@ import { dirname, join } from 'node:path';
 import pg from 'pg';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { runChild } from '../systems/child.ts';
-import { freePort, statFields, type LocalProcess, type Processes } from './processes.ts';
+import type { LocalProcess, Processes } from './processes.ts';
+import { freePort } from '../systems/free-port.ts';
+import { statFields } from '../systems/process-stat.ts';
 import { postgresBinDirectory } from './tools.ts';
 
 export type StopMode = 'fast' | 'smart' | 'immediate';
@@ -38,6 +40,8 @@ export interface PostgresOptions {
   readonly directory: string;
   readonly name: string;
   readonly settings?: Readonly<Record<string, string>>;
+  /** Default: a free one. */
+  readonly port?: number;
 }
 
 export const SUPERUSER = 'holdfast';
@@ -71,7 +75,7 @@ export async function startPostgres(options: PostgresOptions): Promise<PostgresS
   }
   // The same line on every node: each includes its own file beside its data directory, which pg_basebackup and pg_rewind leave alone.
   writeOwned(join(layout.data, 'postgresql.conf'), "include '../server.conf'\n", osUser);
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
   writeServerConf(layout, port, options.settings, osUser);
   const server = makeServer(options, layout, { port, password, replicationPassword, binDirectory, osUser });
   await server.start();
@@ -89,7 +93,7 @@ export async function startStandby(options: PostgresOptions & { readonly primary
     [join(primary.binDirectory, 'pg_basebackup'), '-d', conninfo, '-D', layout.data, '-X', 'stream', '-R', '--checkpoint=fast', '--no-sync'],
     { ...primary.osUser, cwd: layout.root },
   );
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
   writeServerConf(layout, port, options.settings, primary.osUser);
   const server = makeServer(options, layout, {
     port,
@@ -108,6 +112,21 @@ export async function startStandby(options: PostgresOptions & { readonly primary
       await pause(20);
     }
   });
+  return server;
+}
+
+/** A server on files that pg_basebackup wrote earlier (they are copied). With `recovery` it replays archived WAL up to that time, and takes no connections before. */
+export async function startFromCopy(options: PostgresOptions & { readonly files: string; readonly of: PostgresServer; readonly recovery?: { readonly archive: string; readonly targetTime: string } }): Promise<PostgresServer> {
+  const { of, recovery } = options;
+  const layout = createLayout(options, of.osUser, of.replication.password);
+  await runChild(['cp', '-a', options.files, layout.data], { ...of.osUser, cwd: layout.root });
+  const port = options.port ?? (await freePort());
+  const extra: Record<string, string> = recovery === undefined ? {} : { restore_command: `cp ${recovery.archive}/%f %p`, recovery_target_time: recovery.targetTime, recovery_target_action: 'promote', hot_standby: 'off' };
+  writeServerConf(layout, port, { ...options.settings, ...extra }, of.osUser);
+  for (const signal of ['standby.signal', 'postgresql.auto.conf']) rmSync(join(layout.data, signal), { force: true });
+  if (recovery !== undefined) writeOwned(join(layout.data, 'recovery.signal'), '', of.osUser);
+  const server = makeServer(options, layout, { port, password: of.password, replicationPassword: of.replication.password, binDirectory: of.binDirectory, osUser: of.osUser });
+  await server.start();
   return server;
 }
 
@@ -145,6 +164,13 @@ function makeServer(
     running: () => postmasterOf(layout.data) !== undefined,
     connectionString: (database = 'postgres') => `postgresql://${SUPERUSER}:${password}@127.0.0.1:${port}/${database}`,
   };
+}
+
+/** The same stopped cluster, to be started on another port. */
+export function onPort(server: PostgresServer, port: number): PostgresServer {
+  const conf = join(dirname(server.dataDirectory), 'server.conf');
+  writeOwned(conf, readFileSync(conf, 'utf8').replace(/^port = .*$/m, `port = '${port}'`), server.osUser);
+  return { ...server, port, connectionString: (database = 'postgres') => `postgresql://${SUPERUSER}:${server.password}@127.0.0.1:${port}/${database}` };
 }
 
 function createLayout(options: PostgresOptions, osUser: PostgresServer['osUser'], replicationPassword: string): Layout {

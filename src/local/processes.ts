@@ -1,11 +1,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, closeSync, mkdtempSync, openSync, readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { HoldfastError } from '../model/errors.ts';
+import { processStart } from '../systems/process-stat.ts';
 
 export interface LocalProcess {
   readonly name: string;
@@ -54,7 +54,7 @@ export function createProcesses(options: { directory?: string; keepDirectory?: b
   const directory = options.directory ?? mkdtempSync(join(tmpdir(), 'holdfast-'));
   if (options.directory === undefined) chmodSync(directory, 0o755);
   const known = new Map<string, object>();
-  const children = new Set<LocalProcess>();
+  const children = new Map<LocalProcess, ChildProcess>();
   let ended: Promise<void> | undefined;
   let reaper = startReaper();
 
@@ -121,7 +121,7 @@ export function createProcesses(options: { directory?: string; keepDirectory?: b
           await exited.finally(() => clearTimeout(timer));
         },
       };
-      children.add(local);
+      children.set(local, child);
       void exited
         .catch(() => {})
         .then(() => {
@@ -146,9 +146,11 @@ export function createProcesses(options: { directory?: string; keepDirectory?: b
       ended ??= (async () => {
         const exit = once(reaper, 'exit');
         reaper.ref();
+        // They are waited for below: with nothing else to do this process would end first, in the middle of it.
+        for (const child of children.values()) child.ref();
         reaper.stdin?.end();
         const [code] = (await exit) as [number | null];
-        await Promise.all([...children].map((child) => child.exited.catch(() => {})));
+        await Promise.all([...children.keys()].map((child) => child.exited.catch(() => {})));
         if (code !== 0) throw new HoldfastError('stack-left', `not everything of the local stack in ${directory} could be ended`, { next: `look for processes that work in ${directory}` });
       })();
       return ended;
@@ -176,25 +178,6 @@ export function endOnSignals(processes: Processes, before?: (signal: NodeJS.Sign
   return () => handlers.forEach((off) => off());
 }
 
-const handedOut = new Set<number>();
-
-/** A free loopback port below the range that the kernel gives to outgoing connections, so that none of those takes it meanwhile. */
-export async function freePort(): Promise<number> {
-  for (let attempt = 0; attempt < 200; attempt += 1) {
-    const port = 15_000 + Math.floor(Math.random() * 17_000);
-    if (handedOut.has(port)) continue;
-    const server = createServer();
-    const free = await new Promise<boolean>((resolve) => {
-      server.once('error', () => resolve(false));
-      server.listen({ host: '127.0.0.1', port, exclusive: true }, () => server.close(() => resolve(true)));
-    });
-    if (!free) continue;
-    handedOut.add(port);
-    return port;
-  }
-  throw new HoldfastError('no-port', 'no free port between 15000 and 32000 was found on 127.0.0.1');
-}
-
 /** Polls until `ready` gives a value; fails at once when the process ended, and after `withinMs` otherwise. */
 export async function waitUntilReady<T>(process: LocalProcess, ready: () => Promise<T | undefined>, withinMs = 60_000): Promise<T> {
   const deadline = Date.now() + withinMs;
@@ -207,21 +190,6 @@ export async function waitUntilReady<T>(process: LocalProcess, ready: () => Prom
       throw new HoldfastError('server-not-ready', `${process.name} did not answer within ${withinMs / 1000} s: ${process.logTail()}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 30));
-  }
-}
-
-/** Field 22 of /proc/PID/stat: tells a process from a later one with the same pid. */
-export function processStart(pid: number): string | undefined {
-  return statFields(pid)?.[19];
-}
-
-/** Fields of /proc/PID/stat from the state on; undefined when it is gone. */
-export function statFields(pid: number): string[] | undefined {
-  try {
-    const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    return text.slice(text.lastIndexOf(')') + 2).split(' ');
-  } catch {
-    return undefined;
   }
 }
 

@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { passSignalsOn } from './pass-on.ts';
 
 const FOLDER = fileURLToPath(new URL('../../test/bench', import.meta.url));
 
@@ -13,22 +14,22 @@ async function main([wanted, ...args]: readonly string[]): Promise<number> {
     return 2;
   }
   let failed = 0;
+  const work = passSignalsOn();
   for (const name of wanted === undefined ? names : [wanted]) {
+    if (work.interrupted) break;
     console.log(`== ${name}`);
     const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', join(FOLDER, `${name}.ts`), ...args], { stdio: 'inherit' });
-    const passOn = (signal: NodeJS.Signals): void => void child.kill(signal);
-    process.on('SIGTERM', passOn).on('SIGHUP', passOn);
+    work.child = child;
     const code = await new Promise<number>((resolve, reject) => {
       child.once('error', reject);
       child.once('exit', (exit) => resolve(exit ?? 1));
     });
-    process.off('SIGTERM', passOn).off('SIGHUP', passOn);
     if (code !== 0) {
       console.error(`${name} ended with exit code ${code}`);
       failed += 1;
     }
   }
-  return failed === 0 ? 0 : 1;
+  return failed === 0 && !work.interrupted ? 0 : 1;
 }
 
 process.exit(await main(process.argv.slice(2)));

@@ -4,6 +4,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { passSignalsOn } from './pass-on.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 
@@ -51,23 +52,14 @@ export function countVitest(report: VitestReport | undefined, exitCode: number |
   return { passed, failed, notes };
 }
 
-interface Running {
-  kill(signal: NodeJS.Signals): void;
-}
+/** What `npm run test:fault` runs in its long form; `npm test` has the short one. */
+const LONG_PATHS = ['test/fault', 'test/integration/failover.test.ts', 'test/unit/execution-model.test.ts'];
 
 async function main([scope = 'all', ...args]: readonly string[]): Promise<number> {
-  let current: Running | undefined;
-  let interrupted = false;
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.on(signal, () => {
-      interrupted = true;
-      // The terminal gave Ctrl-C to the child as well.
-      if (signal !== 'SIGINT' || !process.stdin.isTTY) current?.kill(signal);
-    });
-  }
+  const work = passSignalsOn();
   function run(argv: readonly string[]): Promise<number | null> {
     const child = spawn(process.execPath, argv, { cwd: ROOT, stdio: 'inherit' });
-    current = child;
+    work.child = child;
     return new Promise((resolve, reject) => {
       child.once('error', reject);
       child.once('exit', (code) => resolve(code));
@@ -82,7 +74,7 @@ async function main([scope = 'all', ...args]: readonly string[]): Promise<number
       ['types', ['node_modules/typescript/bin/tsc', '--noEmit']],
       ['lint', ['node_modules/oxlint/bin/oxlint', '--deny-warnings']],
     ] as const) {
-      if (interrupted) break;
+      if (work.interrupted) break;
       const started = Date.now();
       const ok = (await run(argv)) === 0;
       console.log(`${ok ? 'ok    ' : 'FAILED'} ${what} (${((Date.now() - started) / 1000).toFixed(1)} s)`);
@@ -93,10 +85,10 @@ async function main([scope = 'all', ...args]: readonly string[]): Promise<number
   const folder = mkdtempSync(join(tmpdir(), 'holdfast-report-'));
   try {
     const reportFile = join(folder, 'report.json');
-    const paths = scope === 'fault' && args.length === 0 ? ['test/fault'] : args;
+    const paths = scope === 'fault' && args.length === 0 ? LONG_PATHS : args;
     // The same files, many more rounds, and one after the other: the figures are of a machine that does nothing else.
     if (scope === 'fault') process.env['HOLDFAST_TEST_ROUNDS'] ??= 'long';
-    const code = interrupted ? null : await run(['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`, ...(scope === 'fault' ? ['--maxWorkers=1'] : []), ...paths]);
+    const code = work.interrupted ? null : await run(['node_modules/vitest/vitest.mjs', 'run', '--reporter=default', '--reporter=json', `--outputFile.json=${reportFile}`, ...(scope === 'fault' ? ['--maxWorkers=1'] : []), ...paths]);
     const counted = countVitest(readReport(reportFile), code, paths.length > 0);
     for (const note of counted.notes) console.log(note);
     passed += counted.passed;
@@ -105,7 +97,7 @@ async function main([scope = 'all', ...args]: readonly string[]): Promise<number
     rmSync(folder, { recursive: true, force: true });
   }
   console.log(`${passed} passed, ${failed} failed`);
-  return interrupted ? 130 : failed === 0 ? 0 : 1;
+  return work.interrupted ? 130 : failed === 0 ? 0 : 1;
 }
 
 function readReport(path: string): VitestReport | undefined {

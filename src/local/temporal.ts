@@ -1,7 +1,8 @@
 import { connect } from 'node:net';
 import { Connection } from '@temporalio/client';
 import { SEARCH_ATTRIBUTES } from '../model/api.ts';
-import { freePort, waitUntilReady, type Processes } from './processes.ts';
+import { waitUntilReady, type Processes } from './processes.ts';
+import { freePort } from '../systems/free-port.ts';
 import { findTool } from './tools.ts';
 
 export interface TemporalServer {

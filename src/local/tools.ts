@@ -1,14 +1,17 @@
-import { accessSync, constants, readdirSync, realpathSync } from 'node:fs';
+import { accessSync, constants, existsSync, readdirSync, realpathSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { HoldfastError } from '../model/errors.ts';
 import versions from './tools.json' with { type: 'json' };
 
 /** Programs of the local stack. `postgres` is the server; its folder holds the client tools of the same version. */
-export type ToolName = 'temporal' | 'aws' | 'versitygw' | 'toxiproxy' | 'moto_server' | 'postgres' | 'patroni' | 'etcd';
+export type ToolName = 'temporal' | 'aws' | 'versitygw' | 'toxiproxy' | 'kube' | 'ferretdb' | 'moto_server' | 'postgres' | 'patroni' | 'etcd' | 'redis-server' | 'java' | 'pgbackrest';
+
+/** Servers that are Java artifacts: `lib` and, where one is needed, a main class of ours in `classes`. */
+export type JavaServer = 'opensearch' | 'kafka' | 'dynamodb';
 
 /** Programs that only Debian's packages bring. */
-const SYSTEM_TOOLS = { patroni: 'patroni', etcd: 'etcd-server' } as const;
+const SYSTEM_TOOLS = { patroni: 'patroni', etcd: 'etcd-server', 'redis-server': 'redis-server', java: 'default-jdk-headless', pgbackrest: 'pgbackrest' } as const;
 
 /** Where the bootstrap installs tools; bootstrap.js computes the same. */
 export function cacheFolder(environment: NodeJS.ProcessEnv = process.env): string {
@@ -22,6 +25,8 @@ const IN_CACHE: Readonly<Record<CachedTool, string>> = {
   temporal: join(`temporal-${versions.temporal}`, 'temporal'),
   versitygw: join(`versitygw-${versions.versitygw}`, 'versitygw'),
   toxiproxy: join(`toxiproxy-${versions.toxiproxy}`, 'toxiproxy-server'),
+  kube: join(`kubernetes-${versions.kubernetes}`, 'kube'),
+  ferretdb: join(`ferretdb-${versions.ferretdb}`, 'ferretdb'),
   moto_server: join(`moto-${versions.moto}`, 'bin', 'moto_server'),
   aws: join(`aws-${versions.aws}`, 'bin', 'aws'),
 };
@@ -29,6 +34,8 @@ const ON_PATH: Readonly<Record<CachedTool, string>> = {
   temporal: 'temporal',
   versitygw: 'versitygw',
   toxiproxy: 'toxiproxy-server',
+  kube: 'holdfast-kube',
+  ferretdb: 'holdfast-ferretdb',
   moto_server: 'moto_server',
   aws: 'aws',
 };
@@ -36,7 +43,7 @@ const ON_PATH: Readonly<Record<CachedTool, string>> = {
 /** Path of a tool: a cache named by HOLDFAST_CACHE, else PATH, else the default cache. @throws HoldfastError `tool-missing`. */
 export function findTool(name: ToolName, environment: NodeJS.ProcessEnv = process.env): string {
   if (name === 'postgres') return join(postgresBinDirectory(environment), 'postgres');
-  if (name === 'patroni' || name === 'etcd') return systemTool(name, environment);
+  if (name === 'patroni' || name === 'etcd' || name === 'redis-server' || name === 'java' || name === 'pgbackrest') return systemTool(name, environment);
   const cached = join(cacheFolder(environment), IN_CACHE[name]);
   if (environment['HOLDFAST_CACHE'] && executable(cached)) return cached;
   for (const folder of (environment['PATH'] ?? '').split(delimiter)) {
@@ -53,6 +60,13 @@ function systemTool(name: keyof typeof SYSTEM_TOOLS, environment: NodeJS.Process
   const found = [...(environment['PATH'] ?? '').split(delimiter), '/usr/bin'].filter((folder) => folder !== '').map((folder) => join(folder, name)).find(executable);
   if (found !== undefined) return found;
   throw new HoldfastError('tool-missing', `${name} was not found on PATH`, { next: `run \`npm test\` once as root: it installs it; or apt-get install -y --no-install-recommends ${SYSTEM_TOOLS[name]}` });
+}
+
+/** What `java -cp` takes. @throws HoldfastError `tool-missing`. */
+export function javaClassPath(name: JavaServer, environment: NodeJS.ProcessEnv = process.env): string {
+  const folder = join(cacheFolder(environment), `${name}-${versions[name]}`);
+  if (existsSync(join(folder, 'lib'))) return [join(folder, 'classes'), join(folder, 'lib', '*')].join(delimiter);
+  throw new HoldfastError('tool-missing', `${name} was not found at ${folder}`, { next: 'run `npm test` once: it installs what is missing into that folder' });
 }
 
 /** The newest installed PostgreSQL's folder of programs. */

@@ -1,5 +1,6 @@
 import { HoldfastError } from '../model/errors.ts';
-import { freePort, waitUntilReady, type Processes } from './processes.ts';
+import { waitUntilReady, type Processes } from './processes.ts';
+import { freePort } from '../systems/free-port.ts';
 import { findTool } from './tools.ts';
 
 export interface Toxic {

@@ -4,7 +4,9 @@
  */
 import { z } from 'zod';
 import { breakGlassResultsSchema } from './break-glass-results.ts';
+import type { ContentWords } from './manifest.ts';
 import type { Proof } from './proof.ts';
+import type { Restorable } from './restorable.ts';
 import { MAX_DOCUMENT_CHARACTERS } from './failback.ts';
 import { RULE_NAMES, type RuleName } from './rules.ts';
 
@@ -19,10 +21,12 @@ export const restoreDrillInputSchema = z.strictObject({
   datastore: z.string(),
   /** `newest`, `random` or a backup id; default: what the datastore's `drill.backup` says. */
   backup: z.string().optional(),
+  /** Instead of a backup: RDS restores the instance to this moment (ISO 8601), or to `now`. Proved by marker rows on both sides of it. */
+  pointInTime: z.string().refine((text) => text === 'now' || (/^\d{4}-\d{2}-\d{2}T/.test(text) && !Number.isNaN(Date.parse(text))), 'expected a time such as 2026-11-21T03:00:00Z, or now').optional(),
   service: z.string().optional(),
   reason: why.default('scheduled'),
   requestedBy: z.string().min(1).default('schedule'),
-});
+}).refine((input) => input.backup === undefined || input.pointInTime === undefined, 'backup and pointInTime exclude each other');
 export const failoverInputSchema = z.strictObject({
   service: z.string(),
   mode: z.enum(['planned', 'forced']),
@@ -83,7 +87,13 @@ export interface BackupResult {
   readonly durationMs: number;
   readonly tables: number;
   readonly rows: string;
+  /** What the engine calls tables and rows, where it has other words. */
+  readonly words?: ContentWords;
   readonly degraded?: string;
+  /** It is a managed snapshot; nothing of it is in the store but its manifest. */
+  readonly managed?: { readonly identifier: string; readonly region: string; readonly allocatedGiB: number | null; readonly copies: readonly string[] };
+  /** The logical dump that was taken beside it (`managed.snapshots.also: dump`). */
+  readonly also?: BackupResult;
 }
 
 export interface RetentionDecision {
@@ -103,6 +113,8 @@ export interface RetentionResult {
   readonly freedBytes: number;
   /** Parts of uploads that never ended, removed by the reaper. */
   readonly reapedUploads: number;
+  /** Which moments are left, and which are not. Left out by runs of earlier versions. */
+  readonly restorable?: Restorable;
 }
 
 export interface RestoreDrillResult {

@@ -2,10 +2,11 @@
  * The break-glass checklist: one execution as commands for a person with psql, aws, ssh and a shell, for when Temporal is down. Made of the
  * plan and the configuration, not of narratives; holds references to secrets, never a secret.
  */
-import { byHand, conninfo, fetchSecret, sh, type ByHandBlock, type ByHandCall } from './by-hand.ts';
+import { byHand } from './by-hand.ts';
+import { conninfo, fetchSecret, sh, type ByHandBlock, type ByHandCall } from './by-hand/words.ts';
 import type { BreakGlassResults } from './break-glass-results.ts';
 import { stepKind } from './catalogue.ts';
-import type { Config } from './config-schema.ts';
+import { postgresNamed, type Config } from './config-schema.ts';
 import type { Plan, PlannedStep } from './execution.ts';
 import { fillReferences, referencesIn, type Json } from './runbook-schema.ts';
 import { formatDuration } from './units.ts';
@@ -136,7 +137,8 @@ function prelude({ config }: BreakGlassInput, name: string, calls: readonly ByHa
   }
   lines.push(': > "$HF/pgpass"');
   for (const call of datastoresOf(calls)) {
-    const datastore = config.datastores[String(call.inputs['datastore'])]!;
+    const datastore = postgresNamed(config.datastores, String(call.inputs['datastore']));
+    if (datastore === undefined) continue;
     lines.push(`# the password of ${datastore.admin.username}: ${datastore.admin.password}`, `p="$(${fetchSecret({ config }, datastore.admin.password)})"; [ -n "$p" ] || echo "STOP: no password"`);
     for (const node of Object.values(datastore.nodes)) {
       lines.push(`printf '%s:%s\\n' ${sh(`${node.host}:${node.port}:*:${datastore.admin.username.replaceAll('\\', '\\\\').replaceAll(':', '\\:')}`)} "$(printf %s "$p" | sed -e 's/\\\\/\\\\\\\\/g' -e 's/:/\\\\:/g')" >> "$HF/pgpass"`);
@@ -150,13 +152,13 @@ function prelude({ config }: BreakGlassInput, name: string, calls: readonly ByHa
 function nodeRows({ plan, config, roles, seen }: BreakGlassInput): string[] {
   const names = new Set(plan.steps.flatMap((step) => [step.with['datastore']]).map((given) => fillReferences(given, { service: plan.service, mode: plan.mode, parameters: plan.parameters, steps: {} }).value).filter((name): name is string => typeof name === 'string'));
   return [...names].flatMap((name) => {
-    const datastore = Object.hasOwn(config.datastores, name) ? config.datastores[name] : undefined;
+    const datastore = postgresNamed(config.datastores, name);
     return Object.entries(datastore?.nodes ?? {}).map(([id, node]) => `| ${id}${id === roles.primary ? ' (primary)' : id === roles.candidate ? ' (candidate)' : ''} | ${conninfo({ config, inputs: { datastore: name } }, id)} | ${seen[id] ?? 'not asked'} | ${node.dataDirectory ?? 'not configured'} |`);
   });
 }
 
 function usesHost({ config, plan }: BreakGlassInput): boolean {
-  return plan.datastores.some((name) => Object.values(config.datastores[name]?.nodes ?? {}).some((node) => node.dataDirectory !== undefined));
+  return plan.datastores.some((name) => Object.values(postgresNamed(config.datastores, name)?.nodes ?? {}).some((node) => node.dataDirectory !== undefined));
 }
 
 function blockLines(block: ByHandBlock): string[] {

@@ -1,23 +1,27 @@
 import { z } from 'zod';
+import { s3DatastoreSchema } from './config-engines.ts';
+import { dynamodbDatastoreFields } from './config-dynamodb.ts';
+import { kafkaSchema } from './config-kafka.ts';
+import { costsSchema } from './config-cost.ts';
+import { kubernetesSchema } from './config-kubernetes.ts';
+import { managedNodeSchema, managedSchema } from './config-managed.ts';
+import { mongodbDatastoreFields } from './config-mongodb.ts';
+import { opensearchDatastoreSchema } from './config-opensearch.ts';
+import { redisDatastoreSchema } from './config-redis.ts';
+import { chaosSchema } from './config-chaos.ts';
+import { rehearsalSchema } from './config-rehearsals.ts';
+import { walArchiveSchema } from './config-wal.ts';
+import { lifecycleSchema } from './config-s3.ts';
+import { argv, assumeRole, awsCredentials, name, port, secretReference } from './config-words.ts';
 import { GATE_DEFAULTS, GATE_RULES } from './readiness.ts';
 import { durationMs, sizeBytes } from './units.ts';
+
+export { NAME_PATTERN, SECRET_REFERENCE_PATTERN } from './config-words.ts';
 
 /**
  * The shape of holdfast.yaml. One definition: types, parser, JSON Schema and reference all come from here.
  * Secrets stand here by reference only: `aws-sm:<id>#<field>`, `env:<NAME>`, `file:<path>`.
  */
-export const NAME_PATTERN = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
-export const SECRET_REFERENCE_PATTERN = /^(aws-sm:[^#\s]+(#[^\s]+)?|env:[A-Za-z_][A-Za-z0-9_]*|file:\S.*)$/;
-
-const name = z.string().regex(NAME_PATTERN, 'expected lower-case letters, digits and inner hyphens, at most 63');
-const secretReference = z
-  .string()
-  .regex(SECRET_REFERENCE_PATTERN, 'expected a reference, never the secret itself: aws-sm:<id>#<field>, env:<NAME> or file:<path>')
-  .meta({ description: 'Where a secret is found: aws-sm:<id>#<field>, env:<NAME> or file:<path>. Never the secret itself.' });
-const argv = z.array(z.string()).min(1).meta({ description: 'A command as an argument vector; no shell is involved.' });
-const awsCredentials = z.strictObject({ accessKeyId: secretReference, secretAccessKey: secretReference, sessionToken: secretReference.optional() });
-const port = z.int().min(1).max(65535);
-
 export const temporalSchema = z.strictObject({
   address: z.string().default('127.0.0.1:7233').meta({ description: 'host:port of the Temporal server. TEMPORAL_ADDRESS and --address come before it.' }),
   namespace: z.string().default('default').meta({ description: 'Temporal namespace.' }),
@@ -55,9 +59,11 @@ export const storeSchema = z.discriminatedUnion('type', [
     endpoint: z.url().optional().meta({ description: 'Endpoint of an S3-compatible store; default: Amazon S3.' }),
     forcePathStyle: z.boolean().default(false).meta({ description: 'The bucket stands in the path instead of the host name; most other stores need it.' }),
     credentials: awsCredentials.optional().meta({ description: "Static credentials of this store; without them the SDK's own chain is used." }),
+    assumeRole: assumeRole.optional().meta({ description: 'A role that is assumed first, by these credentials: backups in an account of their own are out of reach for whoever has the first.' }),
     partSize: sizeBytes.prefault('8MiB').meta({ description: 'Size of an upload part, 5MiB to 5GiB. S3 takes at most 10,000 parts. Memory for one upload is about partSize x uploadConcurrency.' }),
     uploadConcurrency: z.int().min(1).max(16).default(3).meta({ description: 'Parts on their way at the same time.' }),
     objectLock: z.strictObject({ mode: z.enum(['GOVERNANCE', 'COMPLIANCE']).meta({ description: 'COMPLIANCE: nobody can shorten it, the account owner included.' }), retain: durationMs.meta({ description: 'How long, from the upload.' }) }).optional().meta({ description: 'Nobody can delete a backup before this has passed. The bucket must have object lock enabled.' }),
+    lifecycle: lifecycleSchema,
     encryption: encryptionSchema.optional(),
   }),
   z.strictObject({
@@ -85,6 +91,7 @@ export const nodeSchema = z.strictObject({
     .meta({ description: 'Fences the node from outside (stops the instance, closes its network). Gets HOLDFAST_NODE and HOLDFAST_EPOCH. Must be idempotent.' }),
   start: argv.optional().meta({ description: 'Starts the server, on the node. Default: pg_ctl in binDirectory with dataDirectory.' }),
   stop: argv.optional().meta({ description: 'Stops the server, on the node. Default: pg_ctl in binDirectory with dataDirectory.' }),
+  rds: managedNodeSchema.optional(),
   replication: z
     .strictObject({ username: z.string(), passfile: z.string().optional(), slot: z.string().optional() })
     .optional()
@@ -149,10 +156,12 @@ export const postgresDatastoreSchema = z.strictObject({
     sslrootcert: z.string().optional().meta({ description: 'PEM file of the authority that signed the server certificates.' }),
   }).meta({ description: 'Who Holdfast is on the database.' }),
   nodes: z.record(name, nodeSchema).meta({ description: 'Every server of the cluster. Which one is the primary is asked of the servers.' }),
+  managed: managedSchema.optional(),
   controller: controllerSchema.optional().meta({ description: 'What else switches roles here, such as Patroni. Two controllers must never act at once: one that is found and cannot be paused refuses every runbook that changes roles.' }),
   endpoint: z
     .strictObject({
       secret: z.string().min(1).meta({ description: "Secrets Manager id of the application's connection secret (JSON: host, port, username, password, dbname)." }),
+      secretRegion: z.string().min(1).optional().meta({ description: 'Region whose secret is read and swapped, e.g. that of a replica; default: aws.region.' }),
       dns: z
         .strictObject({
           hostedZoneId: z.string().meta({ description: 'Route 53 hosted zone.' }),
@@ -165,6 +174,7 @@ export const postgresDatastoreSchema = z.strictObject({
     })
     .optional()
     .meta({ description: 'How the application finds the primary.' }),
+  walArchive: walArchiveSchema.optional(),
   binDirectory: z.string().optional().meta({ description: "Folder of this worker's own pg_dump, pg_restore, psql." }),
   backup: postgresBackupSchema.prefault({}).meta({ description: 'What is dumped, and how.' }),
   retention: retentionSchema.optional().meta({ description: 'Which backups are kept; without it all are.' }),
@@ -179,13 +189,35 @@ export const postgresDatastoreSchema = z.strictObject({
     .meta({ description: 'How restores are rehearsed.' }),
 });
 
-/** Other engines join this union; each is one entry here, one file in activities and one in systems. */
-export const datastoreSchema = z.discriminatedUnion('engine', [postgresDatastoreSchema]);
+export const mongodbDatastoreSchema = z.strictObject({ ...mongodbDatastoreFields, retention: retentionSchema.optional().meta({ description: 'Which backups are kept; without it all are.' }) });
 
-const sqlCheckSchema = z.strictObject({
+export const dynamodbDatastoreSchema = z.strictObject({ ...dynamodbDatastoreFields, retention: retentionSchema.optional().meta({ description: 'Which backups are kept; without it all are.' }) });
+
+/** Other engines join this union; each is one entry here, one file in activities and one in systems. */
+export const datastoreSchema = z.discriminatedUnion('engine', [postgresDatastoreSchema, s3DatastoreSchema, redisDatastoreSchema, opensearchDatastoreSchema, mongodbDatastoreSchema, dynamodbDatastoreSchema]);
+
+/** Also for a promotion by a runbook that belongs to no service. */
+export const DEFAULT_COOLDOWN_MS = 3_600_000;
+
+const checkSchema = z.strictObject({
   name: z.string().min(1).meta({ description: 'What it shows, in words.' }),
   datastore: name.optional().meta({ description: 'Which datastore is asked; needed when the service has several.' }),
-  sql: z.string().min(1).meta({ description: 'One read-only SELECT that gives one value.' }),
+  sql: z.string().min(1).optional().meta({ description: 'Of a PostgreSQL: one read-only SELECT that gives one value.' }),
+  mongodb: z
+    .strictObject({
+      database: z.string().min(1).meta({ description: 'Database.' }),
+      collection: z.string().min(1).meta({ description: 'Collection.' }),
+      pipeline: z.array(z.record(z.string(), z.unknown())).min(1).meta({ description: 'Aggregation pipeline that reads; the first field (but _id) of its first document is the value.' }),
+    })
+    .optional()
+    .meta({ description: 'Of a MongoDB.' }),
+  dynamodb: z
+    .strictObject({
+      table: z.string().min(3).meta({ description: 'Table, by its name at the source.' }),
+      statement: z.string().min(1).meta({ description: 'One PartiQL SELECT from "{table}"; the first attribute of its first item is the value.' }),
+    })
+    .optional()
+    .meta({ description: 'Of a DynamoDB.' }),
   expect: z
     .strictObject({
       equals: z.union([z.string(), z.number(), z.boolean()]).optional().meta({ description: 'Exactly this.' }),
@@ -204,12 +236,23 @@ export const serviceSchema = z.strictObject({
     refusedWrites: durationMs.optional().meta({ description: 'Objective for the window in which writes are refused in a planned failover.' }),
     lostWrites: z.int().min(0).default(0).meta({ description: 'Acknowledged writes that a planned failover may lose.' }),
     backupAge: durationMs.optional().meta({ description: 'How old the newest good backup may be. Default: rpo; set it where the RPO is met by a standby and backups are the last resort.' }),
+    compliance: z
+      .strictObject({
+        target: z.number().min(0).max(100).default(99).meta({ description: 'Per cent of the required backups that must have succeeded.' }),
+        period: durationMs.prefault('30d').meta({ description: 'Counted back from now.' }),
+        degraded: z.enum(['count', 'miss']).default('count').meta({ description: 'Whether a degraded backup counts as a success. It is shown as degraded either way.' }),
+      })
+      .optional()
+      .meta({ description: 'How many of the backups that its schedules require must succeed.' }),
   }),
   datastores: z.array(name).min(1).meta({ description: 'What it needs: names under datastores.' }),
+  dependsOn: z.array(name).default([]).meta({ description: 'Services that must be back before this one; a runbook with forEach recovers them first.' }),
   runbooks: z.record(name, z.string()).default({}).meta({ description: 'Which runbook serves which purpose: failover, failback, ...' }),
   parameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.array(z.string())])).default({}).meta({ description: "Values for the runbooks' parameters." }),
-  checks: z.array(sqlCheckSchema).default([]).meta({ description: 'Asked of every restore.' }),
-  cooldown: durationMs.prefault('1h').meta({ description: 'After a failover the next one is refused for so long, unless somebody has acknowledged the first (holdfast acknowledge). 0s: never.' }),
+  checks: z.array(checkSchema).default([]).meta({ description: 'Asked of every restore.' }),
+  chaos: chaosSchema.optional(),
+  rehearsals: z.array(rehearsalSchema).default([]).meta({ description: 'What is rehearsed regularly. `schedules sync` makes a schedule of each; readiness says when one is overdue.' }),
+  cooldown: durationMs.prefault(`${DEFAULT_COOLDOWN_MS / 3_600_000}h`).meta({ description: 'After a failover the next one is refused for so long, unless somebody has acknowledged the first (holdfast acknowledge). 0s: never.' }),
   approval: z
     .strictObject({
       planned: z.int().min(0).default(0).meta({ description: 'For a planned failover.' }),
@@ -242,9 +285,9 @@ const scheduleFields = {
 export const scheduleSchema = z.discriminatedUnion('run', [
   z.strictObject({ run: z.literal('backup'), datastore: name, ...scheduleFields }),
   z.strictObject({ run: z.literal('retention'), datastore: name, ...scheduleFields }),
-  z.strictObject({ run: z.literal('restoreDrill'), datastore: name, service: name.optional(), backup: z.enum(['newest', 'random']).optional().meta({ description: "Which backup is restored; default: what the datastore's drill.backup says." }), ...scheduleFields }),
+  z.strictObject({ run: z.literal('restoreDrill'), datastore: name, service: name.optional(), backup: z.enum(['newest', 'random']).optional().meta({ description: "Which backup is restored; default: what the datastore's drill.backup says." }), pointInTime: z.literal('now').optional().meta({ description: 'Instead of a backup: RDS restores the instance to the moment the drill begins, proved by marker rows on both sides of it.' }), ...scheduleFields }),
   z.strictObject({ run: z.literal('readiness'), service: name, ...scheduleFields }),
-  z.strictObject({ run: z.literal('runbook'), runbook: name, parameters: z.record(z.string(), z.unknown()).default({}), ...scheduleFields }),
+  z.strictObject({ run: z.literal('runbook'), runbook: name, service: name.optional().meta({ description: 'The service it is run for.' }), mode: z.enum(['planned', 'forced']).optional().meta({ description: 'Default: planned.' }), parameters: z.record(z.string(), z.unknown()).default({}), ...scheduleFields }),
 ]);
 
 export const notifySchema = z.strictObject({
@@ -284,8 +327,11 @@ export const configSchema = z.strictObject({
   aws: awsSchema.prefault({}).meta({ description: 'AWS APIs for secrets and DNS, and the default of S3 stores.' }),
   stores: z.record(name, storeSchema).meta({ description: 'Where backups go.' }),
   datastores: z.record(name, datastoreSchema).meta({ description: 'What is backed up, restored and failed over.' }),
+  kubernetes: z.record(name, kubernetesSchema).default({}).meta({ description: 'Clusters in which applications run, for the step kinds kubernetes.*.' }),
+  kafka: kafkaSchema.default({}).meta({ description: 'Kafka clusters whose consumers are looked at.' }),
   services: z.record(name, serviceSchema).meta({ description: 'What the business recovers, with its objectives.' }),
   schedules: z.record(name, scheduleSchema).default({}).meta({ description: 'What runs by itself; made in Temporal by `holdfast schedules sync`.' }),
+  costs: costsSchema.optional().meta({ description: 'What `holdfast cost` calculates with: a price table of yours, and what cannot be measured.' }),
   notify: z.record(name, notifySchema).default({}).meta({ description: 'Who is told.' }),
   evidence: evidenceSchema.prefault({}).meta({ description: 'Signed records of drills and failovers.' }),
 });
@@ -297,8 +343,32 @@ export type S3StoreConfig = Extract<StoreConfig, { type: 's3' }>;
 export type FolderStoreConfig = Extract<StoreConfig, { type: 'folder' }>;
 export type DatastoreConfig = Config['datastores'][string];
 export type PostgresDatastore = Extract<DatastoreConfig, { engine: 'postgres' }>;
+export type S3Datastore = Extract<DatastoreConfig, { engine: 's3' }>;
+export type RedisDatastore = Extract<DatastoreConfig, { engine: 'redis' }>;
+export type OpensearchDatastore = Extract<DatastoreConfig, { engine: 'opensearch' }>;
+export type MongodbDatastore = Extract<DatastoreConfig, { engine: 'mongodb' }>;
+export type DynamoDatastore = Extract<DatastoreConfig, { engine: 'dynamodb' }>;
+export type KafkaCluster = Config['kafka'][string];
 export type NodeConfig = PostgresDatastore['nodes'][string];
 export type ServiceConfig = Config['services'][string];
 export type ScheduleConfig = Config['schedules'][string];
 export type RetentionPolicy = z.output<typeof retentionSchema>;
-export type SqlCheck = ServiceConfig['checks'][number];
+export type ServiceCheck = ServiceConfig['checks'][number];
+/** The engines that have backups: they say how long one may take, which are kept, and how they are drilled. */
+export type BackedUpDatastore = Extract<DatastoreConfig, { backup: { timeout: number }; drill: { maxAge: number } }>;
+
+export function isBackedUp(datastore: DatastoreConfig): datastore is BackedUpDatastore {
+  return 'backup' in datastore && 'drill' in datastore;
+}
+
+/** The store its backups go to: the one that it names, or the only one there is. */
+export function storeOfBackups(config: Pick<Config, 'stores'>, datastore: BackedUpDatastore): string | undefined {
+  const [only, ...others] = Object.keys(config.stores);
+  return datastore.store ?? (others.length === 0 ? only : undefined);
+}
+
+/** The datastore of that name when it is a PostgreSQL; own entries only. */
+export function postgresNamed(datastores: Config['datastores'], name: string): PostgresDatastore | undefined {
+  const datastore = Object.hasOwn(datastores, name) ? datastores[name] : undefined;
+  return datastore?.engine === 'postgres' ? datastore : undefined;
+}

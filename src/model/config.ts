@@ -1,8 +1,14 @@
-import { configSchema, type Config, type PostgresDatastore, type ScheduleConfig, type ServiceConfig } from './config-schema.ts';
+import { managedProblems } from './config-managed.ts';
+import { nativeProblems } from './config-dynamodb.ts';
+import { snapshotProblems } from './config-snapshots.ts';
+import { configSchema, isBackedUp, storeOfBackups, type BackedUpDatastore, type Config, type DatastoreConfig, type PostgresDatastore, type ScheduleConfig, type ServiceConfig } from './config-schema.ts';
+import { lifecycleProblems } from './config-s3.ts';
 import { findingsOf, nearest, pastedSecrets, pathText, shapeIssues, shown, sortFindings, valueAt, withoutTwins, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
 import type { Finding } from './errors.ts';
+import { dependsOn } from './for-each.ts';
+import { rehearsalScheduleName } from './rehearsal.ts';
 import { isEmptyPolicy, isTimezone } from './retention.ts';
-import { inputIssues, knownInputs, parameterProblem } from './runbook-check.ts';
+import { inputIssues, knownInputs, neverRuns, parameterProblem } from './runbook-check.ts';
 import { MODES, type Runbook } from './runbook-schema.ts';
 import { cronGaps, parseCron, scheduleGaps } from './schedule.ts';
 import { formatDuration } from './units.ts';
@@ -19,6 +25,13 @@ export type NameSection = 'stores' | 'datastores' | 'services' | 'schedules' | '
 
 const MIN_PART_BYTES = 5 * 1024 ** 2;
 const MAX_PART_BYTES = 5 * 1024 ** 3;
+
+/** Families of step kinds that are done to datastores of one engine. */
+const ENGINES: Readonly<Record<string, DatastoreConfig['engine']>> = { postgres: 'postgres', redis: 'redis', search: 'opensearch' };
+
+function nodesOf(datastore: DatastoreConfig | undefined): Readonly<Record<string, unknown>> {
+  return datastore?.engine === 'postgres' || datastore?.engine === 'redis' ? datastore.nodes : {};
+}
 
 /** The rules that no schema can say: references, schedules, policies, objectives. Pure; the same input gives the same issues. */
 export function checkConfig(config: Config, surroundings: ConfigSurroundings = {}): Issue[] {
@@ -41,6 +54,11 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       error(['stores', name, 'partSize'], 'S3 does not take parts of this size', { found: `${store.partSize} bytes`, allowed: '5MiB to 5GiB' });
     }
   }
+  for (const [section, entries] of [['stores', config.stores], ['datastores', config.datastores]] as const) {
+    for (const [name, entry] of Object.entries(entries)) {
+      for (const { index, key, message } of lifecycleProblems('lifecycle' in entry ? entry.lifecycle : undefined, section === 'stores' ? 'store' : 'datastore')) error([section, name, 'lifecycle', index, key], message);
+    }
+  }
   checkEvidence();
   for (const [key, value] of Object.entries(config.aws.credentials ?? {})) {
     if (value?.startsWith('aws-sm:')) {
@@ -48,9 +66,14 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     }
   }
 
-  for (const [name, datastore] of Object.entries(config.datastores)) checkDatastore(name, datastore);
+  for (const [name, datastore] of Object.entries(config.datastores)) {
+    if (datastore.engine === 'postgres') checkDatastore(name, datastore);
+    else if (isBackedUp(datastore)) checkBackedUp(name, datastore);
+    else if (datastore.engine === 'redis' && datastore.snapshots !== undefined) reference('stores', 'store', datastore.snapshots.store, ['datastores', name, 'snapshots', 'store']);
+  }
   for (const [name, service] of Object.entries(config.services)) checkService(name, service);
   for (const [name, schedule] of Object.entries(config.schedules)) checkSchedule(name, schedule);
+  for (const [name, service] of Object.entries(config.services)) checkRehearsals(name, service);
   if (Object.keys(config.schedules).length > 0 && known('notify').length === 0) warning(['schedules'], 'scheduled runs are configured, but nobody is told when one fails: there is no entry under notify');
   return issues;
 
@@ -76,10 +99,26 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     for (const [index, { since }] of revokedKeys.entries()) moment(['evidence', 'revokedKeys', index, 'since'], since);
   }
 
-  function checkDatastore(name: string, datastore: PostgresDatastore): void {
+  /** What holds for every engine that has backups. */
+  function checkBackedUp(name: string, datastore: BackedUpDatastore): void {
     const path = ['datastores', name];
     if (datastore.store !== undefined) reference('stores', 'store', datastore.store, [...path, 'store']);
+    if (datastore.engine === 'dynamodb') for (const { at, message, found, allowed } of nativeProblems(datastore, Object.hasOwn(config.stores, storeOfBackups(config, datastore) ?? '') ? config.stores[storeOfBackups(config, datastore)!] : undefined)) error([...path, ...at], message, { found, allowed });
+    if (datastore.retention === undefined) return;
+    const policy = datastore.retention;
+    if (isEmptyPolicy(policy)) error([...path, 'retention'], 'the policy keeps nothing, so nothing will ever be deleted', { allowed: 'at least one of last, hourly, daily, weekly, monthly, yearly, within above zero' });
+    if (!isTimezone(policy.timezone)) error([...path, 'retention', 'timezone'], 'this time zone is unknown', { found: shown(policy.timezone, path), allowed: 'an IANA name such as UTC, Asia/Seoul, Europe/Berlin' });
+    if (datastore.store === undefined) error([...path, 'retention'], 'there is no store whose backups could be kept or deleted', { allowed: `store: ${known('stores').join(' or ') || '<name>'}` });
+  }
+
+  function checkDatastore(name: string, datastore: PostgresDatastore): void {
+    const path = ['datastores', name];
+    checkBackedUp(name, datastore);
     const nodes = Object.entries(datastore.nodes);
+    for (const { level, path: at, message, found, allowed } of [...managedProblems(datastore, config.aws.region), ...snapshotProblems(datastore, config.aws.region)]) {
+      if (level === 'error') error([...path, ...at], message, { ...(found === undefined ? {} : { found }), ...(allowed === undefined ? {} : { allowed }) });
+      else warning([...path, ...at], message);
+    }
     if (nodes.length === 0) error([...path, 'nodes'], 'at least one node is needed', { found: 'none', allowed: 'a mapping of node names to host and port' });
     const addresses = new Map<string, string>();
     const applications = new Map<string, string>();
@@ -100,7 +139,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
         if (owner !== undefined) error([...path, 'nodes', node, 'dataDirectory'], `node "${owner}" has the same folder on the same host: fencing or rebuilding one would hit the other`, { found: dataDirectory, allowed: 'its own folder, or the exec that reaches its own host' });
         files.set(place, node);
       }
-      if (nodes.length > 1 && fence === undefined && dataDirectory === undefined) {
+      if (nodes.length > 1 && fence === undefined && dataDirectory === undefined && datastore.managed === undefined) {
         warning([...path, 'nodes', node], 'it can be fenced only while it answers: give fence.command, or dataDirectory with exec');
       }
     }
@@ -120,12 +159,6 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     if (datastore.admin.sslmode.startsWith('verify') && datastore.admin.sslrootcert === undefined) {
       warning([...path, 'admin', 'sslmode'], 'there is no sslrootcert, so the server must have a certificate of a public authority');
     }
-    if (datastore.retention !== undefined) {
-      const policy = datastore.retention;
-      if (isEmptyPolicy(policy)) error([...path, 'retention'], 'the policy keeps nothing, so nothing will ever be deleted', { allowed: 'at least one of last, hourly, daily, weekly, monthly, yearly, within above zero' });
-      if (!isTimezone(policy.timezone)) error([...path, 'retention', 'timezone'], 'this time zone is unknown', { found: shown(policy.timezone, path), allowed: 'an IANA name such as UTC, Asia/Seoul, Europe/Berlin' });
-      if (datastore.store === undefined) error([...path, 'retention'], 'there is no store whose backups could be kept or deleted', { allowed: `store: ${known('stores').join(' or ') || '<name>'}` });
-    }
     const store = datastore.store === undefined ? undefined : own(config.stores, datastore.store);
     if (store?.encryption !== undefined && store.encryption.identity === undefined) {
       warning(['stores', datastore.store!, 'encryption'], `without identity no backup of "${name}" can be verified, drilled or restored by Holdfast`);
@@ -143,6 +176,13 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     service.datastores.forEach((datastore, index) => {
       reference('datastores', 'datastore', datastore, [...path, 'datastores', index]);
       if (service.datastores.indexOf(datastore) !== index) error([...path, 'datastores', index], 'it stands in the list twice', { found: shown(datastore, path) });
+    });
+    service.dependsOn.forEach((other, index) => {
+      const at = [...path, 'dependsOn', index];
+      reference('services', 'service', other, at);
+      if (service.dependsOn.indexOf(other) !== index) error(at, 'it stands in the list twice', { found: shown(other, at) });
+      else if (other === name) error(at, 'a service does not wait for itself', { found: shown(other, at) });
+      else if (dependsOn(config.services, other, name)) error(at, `"${other}" depends on "${name}" as well: neither could be recovered first`, { found: shown(other, at) });
     });
     if (service.objectives.rto <= 0) error([...path, 'objectives', 'rto'], 'no recovery takes no time', { found: formatDuration(service.objectives.rto), allowed: 'a duration above zero' });
     const datastores = service.datastores.flatMap((datastore) => own(config.datastores, datastore) ?? []);
@@ -170,11 +210,11 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       }
     }
     if (own(service.runbooks, 'failover') !== undefined && datastores.length === service.datastores.length) {
-      if (!datastores.some((datastore) => Object.keys(datastore.nodes).length >= 2)) {
+      if (!datastores.some((datastore) => datastore.engine === 'postgres' && Object.keys(datastore.nodes).length >= 2)) {
         error([...path, 'runbooks', 'failover'], 'no datastore of this service has a second node to fail over to', { allowed: 'at least two nodes in one of its datastores' });
       }
       for (const [index, datastore] of datastores.entries()) {
-        if (Object.keys(datastore.nodes).length >= 2 && datastore.endpoint === undefined) {
+        if (datastore.engine === 'postgres' && Object.keys(datastore.nodes).length >= 2 && datastore.endpoint === undefined) {
           warning([...path, 'datastores', index], `datastore "${service.datastores[index]}" has no endpoint: the application cannot be led to the new primary`);
         }
       }
@@ -190,7 +230,13 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       } else if (!service.datastores.includes(check.datastore)) {
         error([...at, 'datastore'], `it is no datastore of this service${maybe(check.datastore, service.datastores)}`, { found: shown(check.datastore, at), allowed: service.datastores.join(', ') });
       }
-      if (!/^\s*(--[^\n]*\n\s*)*\(?\s*(select|with|values|table|show)\b/i.test(check.sql)) error([...at, 'sql'], 'a check only reads', { found: shown(firstWord(check.sql), at), allowed: 'one SELECT' });
+      const asked = (['sql', 'mongodb', 'dynamodb'] as const).filter((key) => check[key] !== undefined);
+      if (asked.length !== 1) error(at, 'a check asks one thing', { found: asked.join(' and ') || 'none', allowed: 'one of sql, mongodb, dynamodb' });
+      const of: string | undefined = own(config.datastores, check.datastore ?? service.datastores[0]!)?.engine;
+      const fitting = of === 'postgres' ? 'sql' : of;
+      if (of !== undefined && asked.length === 1 && asked[0] !== fitting) error([...at, asked[0]!], `the datastore is of engine ${of}`, { found: asked[0]!, allowed: fitting === 'sql' || fitting === 'mongodb' || fitting === 'dynamodb' ? fitting : 'no checks' });
+      if (check.dynamodb !== undefined && !/^\s*select\b[\s\S]*?\bfrom\s+"\{table\}"/i.test(check.dynamodb.statement)) error([...at, 'dynamodb', 'statement'], 'a check only reads, and only what was restored', { found: shown(firstWord(check.dynamodb.statement), at), allowed: 'one SELECT ... FROM "{table}": the name of the restored table is filled in' });
+      if (check.sql !== undefined && !/^\s*(--[^\n]*\n\s*)*\(?\s*(select|with|values|table|show)\b/i.test(check.sql)) error([...at, 'sql'], 'a check only reads', { found: shown(firstWord(check.sql), at), allowed: 'one SELECT' });
       const { equals, atLeast, atMost } = check.expect;
       if (equals !== undefined && (atLeast !== undefined || atMost !== undefined)) error([...at, 'expect'], 'equals cannot be combined with atLeast or atMost');
       if (atLeast !== undefined && atMost !== undefined && atLeast > atMost) error([...at, 'expect'], 'atLeast is above atMost: no value can be both', { found: `${atLeast} and ${atMost}` });
@@ -198,7 +244,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
 
     for (const datastoreName of new Set(service.datastores)) {
       const datastore = own(config.datastores, datastoreName);
-      if (datastore === undefined) continue;
+      if (datastore === undefined || !isBackedUp(datastore)) continue;
       const scheduled = (run: ScheduleConfig['run']): ScheduleConfig[] =>
         Object.values(config.schedules).filter((schedule) => !schedule.paused && schedule.run === run && 'datastore' in schedule && schedule.datastore === datastoreName);
       // A file without any schedule is driven by hand or by another scheduler: no reason to repeat it for every service.
@@ -206,8 +252,8 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       const backups = scheduled('backup');
       if (backups.length === 0) warning([...path, 'datastores'], `no schedule backs up "${datastoreName}"`);
       const gaps = backups.flatMap((schedule) => scheduleGaps(schedule)?.longestMs ?? []);
-      if (Object.keys(datastore.nodes).length < 2 && gaps.length > 0 && Math.min(...gaps) > service.objectives.rpo) {
-        warning([...path, 'objectives', 'rpo'], `"${datastoreName}" has one node and a backup up to every ${formatDuration(Math.min(...gaps))}: an RPO of ${formatDuration(service.objectives.rpo)} cannot be met`);
+      if ((datastore.engine !== 'postgres' || Object.keys(datastore.nodes).length < 2) && gaps.length > 0 && Math.min(...gaps) > service.objectives.rpo) {
+        warning([...path, 'objectives', 'rpo'], `"${datastoreName}" has ${datastore.engine === 'postgres' ? 'one node and ' : ''}a backup up to every ${formatDuration(Math.min(...gaps))}: an RPO of ${formatDuration(service.objectives.rpo)} cannot be met`);
       }
       if (scheduled('restoreDrill').length === 0) warning([...path, 'datastores'], `no schedule drills the restore of "${datastoreName}": its objectives will never be proved`);
     }
@@ -233,6 +279,7 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     if (schedule.catchUp < 10_000) warning([...path, 'catchUp'], 'Temporal makes up for missed runs of the last 10 s at least');
 
     if (schedule.run === 'readiness') reference('services', 'service', schedule.service, [...path, 'service']);
+    if (schedule.run === 'runbook' && schedule.service !== undefined) reference('services', 'service', schedule.service, [...path, 'service']);
     if (schedule.run === 'runbook') {
       const parameters = runbookNamed(schedule.runbook, [...path, 'runbook'])?.parameters;
       for (const [parameter, definition] of Object.entries(parameters ?? {})) {
@@ -250,6 +297,10 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
     reference('datastores', 'datastore', schedule.datastore, [...path, 'datastore']);
     const datastore = own(config.datastores, schedule.datastore);
     if (datastore === undefined) return;
+    if (!isBackedUp(datastore)) {
+      error([...path, 'datastore'], `datastore "${schedule.datastore}" is of engine ${datastore.engine}, which has no backups here: ${schedule.run} cannot be done to it`, { found: datastore.engine, allowed: Object.keys(config.datastores).filter((name) => isBackedUp(config.datastores[name]!)).join(', ') || 'none' });
+      return;
+    }
     if (datastore.store === undefined) {
       error([...path, 'datastore'], `datastore "${schedule.datastore}" has no store, so it has no backups`, { allowed: `store: ${known('stores').join(' or ') || '<name>'} at datastores.${schedule.datastore}` });
     }
@@ -257,6 +308,13 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       error([...path, 'datastore'], `datastore "${schedule.datastore}" has no retention policy`, { allowed: `retention at datastores.${schedule.datastore}` });
     }
     if (schedule.run === 'restoreDrill') {
+      const snapshots = datastore.engine === 'postgres' ? datastore.managed?.snapshots : undefined;
+      if (schedule.pointInTime !== undefined) {
+        if (schedule.backup !== undefined) error([...path, 'pointInTime'], 'backup and pointInTime exclude each other', { allowed: 'one of them' });
+        if (snapshots?.drill === undefined) error([...path, 'pointInTime'], `datastore "${schedule.datastore}" does not say where a point in time is restored`, { allowed: `datastores.${schedule.datastore}.managed.snapshots.drill` });
+      } else if (snapshots !== undefined && snapshots.drill === undefined) {
+        error(path, `the backups of "${schedule.datastore}" are managed snapshots, and nothing says where a drill restores them`, { allowed: `datastores.${schedule.datastore}.managed.snapshots.drill` });
+      }
       if (schedule.service !== undefined) {
         reference('services', 'service', schedule.service, [...path, 'service']);
         const service = own(config.services, schedule.service);
@@ -270,6 +328,34 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
         });
       }
     }
+  }
+
+  function checkRehearsals(serviceName: string, service: ServiceConfig): void {
+    const names = new Set<string>();
+    service.rehearsals.forEach((rehearsal, index) => {
+      const path = ['services', serviceName, 'rehearsals', index];
+      if (names.has(rehearsal.name)) error([...path, 'name'], 'another rehearsal of this service has this name', { found: shown(rehearsal.name, path) });
+      names.add(rehearsal.name);
+      if (exists('schedules', rehearsalScheduleName(serviceName, rehearsal.name))) error([...path, 'name'], 'a schedule has the name that its own would get', { found: rehearsalScheduleName(serviceName, rehearsal.name) });
+      if (!isTimezone(rehearsal.timezone)) error([...path, 'timezone'], 'this time zone is unknown', { found: shown(rehearsal.timezone, path), allowed: 'an IANA name such as UTC, Asia/Seoul, Europe/Berlin' });
+      if (rehearsal.drill !== undefined) {
+        reference('datastores', 'datastore', rehearsal.drill, [...path, 'drill']);
+        if (exists('datastores', rehearsal.drill) && !service.datastores.includes(rehearsal.drill)) error([...path, 'drill'], 'it is no datastore of this service', { found: shown(rehearsal.drill, path), allowed: service.datastores.join(', ') });
+        const datastore = own(config.datastores, rehearsal.drill);
+        if (datastore !== undefined && (!isBackedUp(datastore) || datastore.store === undefined)) error([...path, 'drill'], 'it has no backups to restore', { found: shown(rehearsal.drill, path), allowed: 'a datastore of an engine with backups, and with a store' });
+        if (Object.keys(rehearsal.parameters).length > 0) error([...path, 'parameters'], 'a drill takes none');
+        return;
+      }
+      const parameters = runbookNamed(rehearsal.runbook!, [...path, 'runbook'])?.parameters;
+      for (const [parameter, definition] of Object.entries(parameters ?? {})) {
+        const given = own(rehearsal.parameters, parameter) ?? own(service.parameters, parameter) ?? impliedDatastore(parameter, service);
+        if (given !== undefined) checkParameter(given, definition, [...path, 'parameters', parameter]);
+        else if (definition.required && definition.default === undefined) error([...path, 'parameters'], `runbook "${rehearsal.runbook}" requires the parameter "${parameter}"`, { found: 'nothing', allowed: `${definition.type}: ${definition.description}` });
+      }
+      for (const parameter of parameters === undefined ? [] : Object.keys(rehearsal.parameters)) {
+        if (!Object.hasOwn(parameters!, parameter)) error([...path, 'parameters', parameter], `runbook "${rehearsal.runbook}" has no such parameter${maybe(parameter, Object.keys(parameters!))}`, { allowed: Object.keys(parameters!).join(', ') || 'none' });
+      }
+    });
   }
 
   /** What the runbook's steps would be started with for this service: inputs that fit, datastores and nodes that exist. */
@@ -290,18 +376,29 @@ export function checkConfig(config: Config, surroundings: ConfigSurroundings = {
       for (const issue of inputIssues(runbook, { service: name, mode, parameters })) {
         once('error', `runbook "${runbook.name}", ${pathText(issue.path)}: ${issue.message}`, { found: issue.found, allowed: issue.allowed });
       }
-      for (const step of runbook.steps.filter((entry) => entry.modes.includes(mode))) {
+      for (const step of runbook.steps.filter((entry) => entry.modes.includes(mode) && !neverRuns(entry, { service: name, mode, parameters }))) {
         const inputs = knownInputs(step, { service: name, mode, parameters });
+        const { cluster } = inputs;
+        if (step.uses.startsWith('kubernetes.') && typeof cluster === 'string' && !cluster.includes('${') && own(config.kubernetes, cluster) === undefined) {
+          once('error', `runbook "${runbook.name}", step "${step.id}": there is no kubernetes cluster of this name${maybe(cluster, Object.keys(config.kubernetes))}`, { found: shown(cluster, path), allowed: Object.keys(config.kubernetes).join(', ') || 'none; add one under kubernetes' });
+        }
         const datastoreName = inputs['datastore'];
         if (typeof datastoreName !== 'string' || datastoreName.includes('${')) continue;
         const where = `runbook "${runbook.name}", step "${step.id}"`;
         if (!exists('datastores', datastoreName)) once('error', `${where}: there is no datastore of this name${maybe(datastoreName, known('datastores'))}`, { found: shown(datastoreName, path), allowed: known('datastores').join(', ') || 'none' });
         else if (!service.datastores.includes(datastoreName)) once('warning', `${where}: datastore "${datastoreName}" does not belong to this service`);
-        const nodes = Object.keys(own(config.datastores, datastoreName)?.nodes ?? {});
-        for (const key of ['primary', 'candidate', 'node']) {
-          const node = inputs[key];
-          if (nodes.length > 0 && typeof node === 'string' && !node.includes('${') && !nodes.includes(node)) {
-            once('error', `${where}: datastore "${datastoreName}" has no node of this name${maybe(node, nodes)}`, { found: shown(node, path), allowed: nodes.join(', ') });
+        const datastore = own(config.datastores, datastoreName);
+        const wanted = own(ENGINES, step.uses.split('.')[0]!);
+        if (datastore !== undefined && wanted !== undefined && datastore.engine !== wanted) {
+          once('error', `${where}: ${step.uses} is done to ${wanted} only, and datastore "${datastoreName}" is of engine ${datastore.engine}`, { found: shown(datastoreName, path), allowed: Object.keys(config.datastores).filter((other) => config.datastores[other]!.engine === wanted).join(', ') || 'none' });
+          continue;
+        }
+        for (const [what, keys, names] of [['node', ['primary', 'candidate', 'node'], Object.keys(nodesOf(datastore))], ['cluster', ['cluster'], datastore?.engine === 'opensearch' ? Object.keys(datastore.clusters) : []]] as const) {
+          for (const key of keys) {
+            const given = inputs[key];
+            if (names.length > 0 && typeof given === 'string' && !given.includes('${') && !names.includes(given)) {
+              once('error', `${where}: datastore "${datastoreName}" has no ${what} of this name${maybe(given, names)}`, { found: shown(given, path), allowed: names.join(', ') });
+            }
           }
         }
       }

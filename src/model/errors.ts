@@ -71,3 +71,6 @@ export function formatFinding(finding: Finding): string {
   const allowed = finding.allowed === undefined ? '' : `; allowed: ${finding.allowed}`;
   return `  ${finding.level} ${where} ${finding.path}: ${finding.message}${found}${allowed}`;
 }
+
+/** Codes of errors that say that what is stored of a backup cannot be trusted, whoever reads it. */
+export const STORED_FAULTS = ['object-damaged', 'object-missing', 'manifest-changed', 'manifest-invalid'] as const;

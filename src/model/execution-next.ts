@@ -91,11 +91,6 @@ export function nextActions(plan: Plan, state: ExecutionState): readonly Action[
   return [{ type: 'finish', outcome: state.dryRun ? 'checked' : 'succeeded' }];
 }
 
-/** The first of `nextActions`: all there is when no step runs beside another. */
-export function nextAction(plan: Plan, state: ExecutionState): Action {
-  return nextActions(plan, state)[0]!;
-}
-
 /** A step whose turn has come and which the mode leaves out; the driver reports `skippedByMode`. */
 export function leftOut(plan: Plan, state: ExecutionState): number | null {
   if (state.status !== 'running' || state.switching) return null;

@@ -2,7 +2,7 @@
 import type { CheckResult } from './api.ts';
 import { stepKind, type Phase, type StepKind } from './catalogue.ts';
 import type { GateRule } from './readiness.ts';
-import { fillReferences, lookUp, referencesIn, type Condition, type Json, type Mode } from './runbook-schema.ts';
+import { fillReferences, lookUp, referencesIn, unmetBy, type Condition, type Json, type Mode } from './runbook-schema.ts';
 import type { Override, RuleName } from './rules.ts';
 
 /** Runbook and configuration as resolved at the start: frozen, hashed, and in history. Optional fields are absent in plans of older executions. */
@@ -54,6 +54,8 @@ export interface PlannedStep {
   /** Its guards can only hold once this step is done; without it they are asked before the first change. */
   readonly after?: string | null;
   readonly applyMs: number;
+  /** Who runs the servers of its datastore; undefined: the user. */
+  readonly managed?: 'rds' | 'aurora' | 'aurora-global';
   readonly attempts: number;
   /** Between an attempt that did not succeed and the next. */
   readonly retryDelayMs?: number;
@@ -121,6 +123,8 @@ export interface StepState {
   readonly startedAtMs: number | null;
   /** An operator's retry begins the step's deadline anew. */
   readonly deadlineFromMs?: number | null;
+  /** What an apply that did not end had reported last. */
+  readonly lastReport?: Json;
   readonly endedAtMs: number | null;
 }
 
@@ -341,25 +345,15 @@ export function conditionOf(plan: Plan, state: ExecutionState, step: number): { 
   for (const condition of plan.steps[step]!.when ?? []) {
     const reference = referencesIn(condition.value)[0] ?? condition.value;
     const found = lookUp(reference, scopeOf(plan, state)) as Json | undefined;
-    const shown = found === undefined ? 'not there' : JSON.stringify(found);
-    const no = (expected: string) => ({ holds: 'no' as const, why: `${reference} is ${shown}, the condition asks for ${expected}` });
-    if (condition.exists !== undefined) {
-      const there = found !== undefined && found !== null;
-      if (there !== condition.exists) return no(condition.exists ? 'a value' : 'none');
-      continue;
-    }
-    if (found === undefined) {
+    if (found === undefined && condition.exists === undefined) {
       // A step that the mode or its own condition left out has no facts: what rests on them does not apply either.
       const id = reference.startsWith('steps.') ? reference.split('.')[1] : undefined;
       const source = state.steps.find((other) => other.id === id);
       if (source?.status === 'done' && source.outcome === 'skipped' && source.tainted === null) return { holds: 'no', why: `${reference} is not there: step ${id} did not run` };
       return { holds: 'unknown', why: `${reference} is not there` };
     }
-    if (condition.equals !== undefined && found !== condition.equals) return no(JSON.stringify(condition.equals));
-    if (condition.not !== undefined && found === condition.not) return no(`anything but ${JSON.stringify(condition.not)}`);
-    if (condition.oneOf !== undefined && !condition.oneOf.some((one) => one === found)) return no(`one of ${JSON.stringify(condition.oneOf)}`);
-    if (condition.atLeast !== undefined && !(typeof found === 'number' && found >= condition.atLeast)) return no(`at least ${condition.atLeast}`);
-    if (condition.atMost !== undefined && !(typeof found === 'number' && found <= condition.atMost)) return no(`at most ${condition.atMost}`);
+    const asked = unmetBy(condition, found);
+    if (asked !== null) return { holds: 'no', why: `${reference} is ${found === undefined ? 'not there' : JSON.stringify(found)}, the condition asks for ${asked}` };
   }
   return { holds: 'yes', why: '' };
 }

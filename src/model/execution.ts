@@ -20,7 +20,7 @@ export type ExecutionEvent =
   | { readonly type: 'began'; readonly step: number; readonly phase: Phase; readonly atMs: number }
   | { readonly type: 'phaseDone'; readonly step: number; readonly phase: Phase; readonly result: PhaseResult; readonly atMs: number }
   /** `failed`: it certainly did not happen or said so itself. `unknown`: it timed out or its worker was lost. */
-  | { readonly type: 'phaseFailed'; readonly step: number; readonly phase: Phase; readonly how: 'failed' | 'unknown'; readonly error: string; readonly code?: string; readonly atMs: number }
+  | { readonly type: 'phaseFailed'; readonly step: number; readonly phase: Phase; readonly how: 'failed' | 'unknown'; readonly error: string; readonly code?: string; readonly report?: Json; /** Of a nested run that failed: it had promoted before. */ readonly promoted?: true; readonly atMs: number }
   | { readonly type: 'preflightDone'; readonly results: readonly PreflightResult[]; readonly atMs: number }
   | { readonly type: 'approvalBegan'; readonly step: number; readonly atMs: number }
   | { readonly type: 'skippedByMode'; readonly step: number; readonly atMs: number }
@@ -44,7 +44,8 @@ export interface PreflightResult {
   readonly error: string | null;
 }
 
-const MOST_REFUSALS = 100;
+/** More refused decisions than this are refused without a trace: history must not grow without bound. */
+export const MOST_REFUSALS = 100;
 
 export function reduce(plan: Plan, state: ExecutionState, event: ExecutionEvent): ExecutionState {
   switch (event.type) {
@@ -87,7 +88,7 @@ export function reduce(plan: Plan, state: ExecutionState, event: ExecutionEvent)
     case 'phaseDone':
       return phaseDone(plan, update(state, event.step, (step) => ({ ...step, active: false })), event);
     case 'phaseFailed':
-      return phaseFailed(update(state, event.step, (step) => ({ ...step, active: false })), event);
+      return phaseFailed(update(state, event.step, (step) => ({ ...step, active: false, ...(event.phase === 'apply' && event.report != null ? { lastReport: event.report } : {}) })), event);
     case 'deadManExpired':
       if (state.status !== 'running' || state.switching || mayBePromoted(state)) return state;
       return goBack(state, 'failed', `writes were refused for longer than the deadline of ${plan.readOnlyDeadlineMs} ms before the point of no return`, event.atMs);
@@ -235,7 +236,9 @@ function phaseFailed(state: ExecutionState, event: Extract<ExecutionEvent, { typ
   if (phase === 'undo') return update(state, index, (item) => ({ ...item, status: 'parked', error: `undo: ${error}` }));
   if (phase === 'apply') {
     const outcome: Outcome = how === 'unknown' ? 'unknown' : 'failed';
-    const next = recordEffect(state, index, 'apply', { before: step.before, after: null, atMs, outcome });
+    const recorded = recordEffect(state, index, 'apply', { before: step.before, after: null, atMs, outcome });
+    // Whatever it failed of, and whoever rejected it: what it promoted stays, and nothing here is undone any more.
+    const next = event.promoted === true ? { ...recorded, pastPointOfNoReturn: true } : recorded;
     // It goes back already: undo looks for itself, and waits for nobody.
     if (state.status === 'undoing' || state.switching) return update(next, index, (item) => ({ ...item, outcome, error }));
     if (event.code !== undefined && NEVER_BEGUN.has(event.code) && how === 'failed' && !state.ledger.some((entry) => entry.step === step.id && entry.phase === 'apply')) {

@@ -1,113 +1,51 @@
 import { z } from 'zod';
-import { NAME_PATTERN } from './config-schema.ts';
+import { HoldfastError } from './errors.ts';
+import { time } from './manifest-parts.ts';
+import { dynamodbManifestSchema } from './manifest-dynamodb.ts';
+import { mongodbManifestSchema } from './manifest-mongodb.ts';
+import { postgresManifestSchema, type PostgresManifest } from './manifest-postgres.ts';
 
-/** Backups are ordered and aged by their times: a text that is none must not pass for one. */
-const time = z.string().refine((text) => !Number.isNaN(Date.parse(text)), 'expected a time, ISO 8601');
-
-/**
- * What a committed backup says of itself. `format` grows when a reader must know; unknown formats are refused.
- * Sums are decimal strings of exact integers, since JSON numbers are not exact above 2^53.
- */
-export const objectEntrySchema = z.strictObject({
-  /** File name below the backup's folder. */
-  name: z.string(),
-  /** What it holds: a `pg_dump -Fc` archive, globals as SQL, the schema as SQL. */
-  role: z.enum(['data', 'globals', 'schema']),
-  storedBytes: z.int().min(0),
-  plainBytes: z.int().min(0),
-  /** Hex SHA-256 of the stored bytes (compressed, encrypted) and of the plain bytes. */
-  storedSha256: z.string().regex(/^[0-9a-f]{64}$/),
-  plainSha256: z.string().regex(/^[0-9a-f]{64}$/),
-  compression: z.enum(['zstd', 'none']),
-  encryption: z.enum(['age', 'none']),
-});
-
-/** Order-free fingerprint: count and two sums of 64-bit row hashes with different seeds. */
-export const tableFingerprintSchema = z.strictObject({
-  schema: z.string(),
-  name: z.string(),
-  kind: z.enum(['table', 'materialized-view']),
-  rows: z.string(),
-  sum1: z.string(),
-  sum2: z.string(),
-  /** Only for an extension's configuration table: which rows are dumped. */
-  condition: z.string().optional(),
-});
-
-export const sequenceFingerprintSchema = z.strictObject({
-  schema: z.string(),
-  name: z.string(),
-  /** Sequences are outside the snapshot: the value just before and just after the dump; equal when nobody drew. */
-  before: z.strictObject({ lastValue: z.string(), isCalled: z.boolean() }),
-  after: z.strictObject({ lastValue: z.string(), isCalled: z.boolean() }),
-});
-
-export const postgresFingerprintSchema = z.strictObject({
-  method: z.literal('hashtextextended-sum/1'),
-  tables: z.array(tableFingerprintSchema),
-  sequences: z.array(sequenceFingerprintSchema),
-  largeObjects: z.strictObject({ count: z.string(), bytes: z.string(), sum1: z.string(), sum2: z.string() }).nullable(),
-  extensions: z.array(z.strictObject({ name: z.string(), version: z.string(), schema: z.string() })),
-  roles: z.array(
-    z.strictObject({
-      name: z.string(),
-      attributes: z.array(z.string()),
-      memberOf: z.array(z.string()),
-      settings: z.array(z.string()),
-    }),
-  ),
-  /** Object -> hex SHA-256 of its definition as pg_dump prints it, e.g. `INDEX public orders_by_day`. */
-  schemaObjects: z.record(z.string(), z.string()),
-  schemaSha256: z.string(),
-});
-
-export const manifestSchema = z.strictObject({
-  format: z.literal(1),
-  id: z.string(),
-  datastore: z.string().regex(NAME_PATTERN),
-  engine: z.literal('postgres'),
-  environment: z.string(),
-  /** The moment of the snapshot, ISO 8601, by the database's clock. */
-  snapshotAt: time,
-  startedAt: time,
-  finishedAt: time,
-  reason: z.string(),
-  degraded: z.string().optional(),
-  workflowId: z.string(),
-  runId: z.string(),
-  source: z.strictObject({
-    node: z.string(),
-    role: z.enum(['primary', 'standby']),
-    database: z.string(),
-    systemIdentifier: z.string().nullable(),
-    snapshotId: z.string(),
-    lsn: z.string(),
-    timeline: z.int().nullable(),
-    serverVersion: z.string(),
-    serverVersionNumber: z.int(),
-    encoding: z.string(),
-    collate: z.string(),
-    ctype: z.string(),
-    localeProvider: z.string(),
-    databaseBytes: z.int().nullable(),
-  }),
-  tools: z.record(z.string(), z.string()),
-  selection: z.strictObject({
-    complete: z.boolean(),
-    include: z.strictObject({ schemas: z.array(z.string()), tables: z.array(z.string()) }),
-    exclude: z.strictObject({ schemas: z.array(z.string()), tables: z.array(z.string()), tableData: z.array(z.string()) }),
-  }),
-  objects: z.array(objectEntrySchema).min(1),
-  fingerprint: postgresFingerprintSchema,
-  /** What restores this backup without Holdfast, in order, with placeholders in <angle brackets>. */
-  commands: z.array(z.strictObject({ what: z.string(), command: z.string() })),
-});
-
+/** Every engine that has backups is one entry here; src/systems/engines.ts has the other. */
+export const manifestSchema = z.discriminatedUnion('engine', [postgresManifestSchema, mongodbManifestSchema, dynamodbManifestSchema]);
 export type Manifest = z.infer<typeof manifestSchema>;
-export type ObjectEntry = z.infer<typeof objectEntrySchema>;
-export type TableFingerprint = z.infer<typeof tableFingerprintSchema>;
-export type SequenceFingerprint = z.infer<typeof sequenceFingerprintSchema>;
-export type PostgresFingerprint = z.infer<typeof postgresFingerprintSchema>;
+export type BackupEngineName = Manifest['engine'];
+
+/** It lies outside the store (a managed snapshot): a manifest with a part `managed` has no objects. */
+export function isManaged(manifest: Manifest): boolean {
+  return 'managed' in manifest && manifest.managed !== undefined;
+}
+
+/** Managed snapshots are of PostgreSQL alone. @throws HoldfastError when it is another engine's. */
+export function postgresManifestOf(manifest: Manifest): PostgresManifest {
+  if (manifest.engine === 'postgres') return manifest;
+  throw new HoldfastError('wrong-engine', `backup ${manifest.id} is of engine ${manifest.engine}, expected postgres`, { next: 'correct the engine of the datastore' });
+}
+
+/** How much it holds, in the engine's own words. */
+export interface BackupContent {
+  readonly tables: number;
+  readonly rows: string;
+  /** Left out: tables and rows. */
+  readonly words?: ContentWords;
+}
+export interface ContentWords {
+  readonly tables: string;
+  readonly rows: string;
+}
+
+export function contentOf(manifest: Manifest): BackupContent {
+  switch (manifest.engine) {
+    case 'mongodb': {
+      const { collections } = manifest.fingerprint;
+      return { tables: collections.length, rows: String(collections.reduce((sum, { documents }) => sum + BigInt(documents), 0n)), words: { tables: 'collections', rows: 'documents' } };
+    }
+    case 'postgres':
+      return { tables: manifest.fingerprint.tables.length, rows: String(manifest.fingerprint.tables.reduce((sum, table) => sum + BigInt(table.rows), 0n)) };
+    case 'dynamodb':
+      // Of an on-demand backup nobody but the service knows what is in it.
+      return { tables: manifest.tables.length, rows: String(manifest.fingerprint.tables.reduce((sum, table) => sum + table.items, 0)), words: { tables: 'tables', rows: manifest.managed === undefined ? 'items' : 'items counted' } };
+  }
+}
 
 /** `COMMIT`, written last with If-None-Match: *. It names the manifest it commits. */
 export const commitSchema = z.strictObject({
@@ -139,6 +77,10 @@ export interface BackupSummary {
   readonly reason: string;
   readonly degraded: string | undefined;
   readonly complete: boolean;
+  /** The run that made it. */
+  readonly workflowId?: string;
+  /** Left out: a dump. */
+  readonly kind?: 'managed-snapshot';
   /** `verified` and `bad` by the newest drill; `unproved` before any. */
   readonly proof: 'verified' | 'bad' | 'unproved';
   readonly provedAtMs: number | undefined;

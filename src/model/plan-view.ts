@@ -102,7 +102,7 @@ export function planView(plan: Plan, looks: readonly Look[], times: Readonly<Rec
     const asked = own.findLast((look) => look.phase === 'guard' || look.phase === 'verify');
     const before = inspected?.result?.before ?? null;
     const values = Object.fromEntries(inputs.map(({ name, value }) => [name, value]));
-    const text = planned.included ? stepText({ id: planned.id, uses: planned.uses, inputs: values, before, approvals: plan.approval.count }) : undefined;
+    const text = planned.included ? stepText({ id: planned.id, uses: planned.uses, inputs: values, before, approvals: plan.approval.count, ...(planned.managed === undefined ? {} : { managed: planned.managed }) }) : undefined;
     const applies = kind?.phases.includes('apply') === true;
     const reads = kind !== undefined && !applies;
     return {

@@ -1,10 +1,10 @@
 import type { CheckResult } from './api.ts';
-import type { ServiceConfig, SqlCheck } from './config-schema.ts';
+import type { ServiceConfig, ServiceCheck } from './config-schema.ts';
 
 const SHOWN = 200;
 
 /** Whether the first value of a check's answer is what the service expects. */
-export function judgeSqlCheck(check: Pick<SqlCheck, 'name' | 'expect'>, rows: readonly (readonly unknown[])[]): CheckResult {
+export function judgeCheck(check: Pick<ServiceCheck, 'name' | 'expect'>, rows: readonly (readonly unknown[])[]): CheckResult {
   const { equals, atLeast, atMost } = check.expect;
   const conditions = [
     ...(equals === undefined ? [] : [`equal to ${String(equals)}`]),
@@ -27,7 +27,7 @@ export function judgeSqlCheck(check: Pick<SqlCheck, 'name' | 'expect'>, rows: re
 }
 
 function failed(name: string, found: string, expected: string): CheckResult {
-  return { name, ok: false, found, expected, next: 'run its SQL against the source: either the backup misses something, or the check is out of date' };
+  return { name, ok: false, found, expected, next: 'run its query against the source: either the backup misses something, or the check is out of date' };
 }
 
 /** Integers and decimals come as text, since JavaScript's numbers are not exact. */
@@ -59,6 +59,6 @@ export function strictestObjectives(services: readonly Pick<ServiceConfig, 'obje
 }
 
 /** A check that names no datastore is about the service's first one. */
-export function checksOn(service: Pick<ServiceConfig, 'checks' | 'datastores'>, datastore: string): SqlCheck[] {
+export function checksOn(service: Pick<ServiceConfig, 'checks' | 'datastores'>, datastore: string): ServiceCheck[] {
   return service.checks.filter((check) => (check.datastore ?? service.datastores[0]) === datastore);
 }

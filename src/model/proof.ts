@@ -1,4 +1,5 @@
-import type { Manifest, PostgresFingerprint, SequenceFingerprint } from './manifest.ts';
+import type { ObjectEntry } from './manifest-parts.ts';
+import type { PostgresManifest, PostgresFingerprint, SequenceFingerprint } from './manifest-postgres.ts';
 
 /** One difference between what was backed up and what was restored. */
 export interface Difference {
@@ -23,13 +24,27 @@ export interface Proof {
     readonly extensions: number;
     readonly roles: number;
     readonly schemaObjects: number;
+    /** What the engine calls them, where it has other words; then only these three are compared. */
+    readonly words?: { readonly tables: string; readonly rows: string; readonly schemaObjects: string };
   };
   /** What could not be or was deliberately not compared, in words. */
   readonly notes: readonly string[];
+  /** What the backup holds and no comparison can prove, e.g. tables that changed while a managed snapshot was taken. Then it is never `exact`. */
+  readonly unproved?: readonly string[];
+}
+
+/** Nothing that could be compared differs. Only with `exact` could everything be compared. */
+export function holds(proof: Proof): boolean {
+  return proof.differences.length === 0 && (proof.exact || (proof.unproved?.length ?? 0) > 0);
+}
+
+/** Of a managed snapshot: neither a table nor a marker row was compared: then nothing is known of the backup, good or bad. */
+export function nothingCompared(proof: Proof): boolean {
+  return proof.differences.length === 0 && proof.compared.tables === 0 && (proof.unproved?.length ?? 0) > 0 && !proof.notes.some((note) => note.startsWith('marker rows:'));
 }
 
 /** What a restore is compared with: of the manifest, the part that says what the backup holds. */
-export type Expected = Pick<Manifest, 'fingerprint' | 'selection' | 'objects'>;
+export type Expected = Pick<PostgresManifest, 'fingerprint' | 'selection'> & { readonly objects: readonly (Pick<ObjectEntry, 'role'> & Partial<ObjectEntry>)[] };
 
 /** Compare what was backed up with what was restored. Everything is compared; nothing is sampled, nothing is estimated. */
 export function compareFingerprints(expected: Expected, found: PostgresFingerprint): Proof {
@@ -60,7 +75,7 @@ export function compareFingerprints(expected: Expected, found: PostgresFingerpri
   };
 }
 
-function describeSelection({ include, exclude }: Manifest['selection']): string {
+function describeSelection({ include, exclude }: PostgresManifest['selection']): string {
   const part = (word: string, items: readonly string[]): string[] => (items.length === 0 ? [] : [`${word} ${items.join(', ')}`]);
   const parts = [
     ...part('schemas', include.schemas), ...part('tables', include.tables),
@@ -245,8 +260,10 @@ function compareSchema(wanted: PostgresFingerprint, found: PostgresFingerprint, 
 /** One line for people: what was compared, and what differs first. */
 export function describeProof(proof: Proof): string {
   const { compared } = proof;
-  const what = `${compared.tables} tables with ${compared.rows} rows, ${compared.sequences} sequences, ${compared.largeObjects} large objects, ${compared.schemaObjects} schema objects, ${compared.extensions} extensions, ${compared.roles} roles`;
+  const { words } = compared;
+  const what = words !== undefined ? `${compared.tables} ${words.tables} with ${compared.rows} ${words.rows}, ${compared.schemaObjects} ${words.schemaObjects}` : `${compared.tables} tables with ${compared.rows} rows, ${compared.sequences} sequences, ${compared.largeObjects} large objects, ${compared.schemaObjects} schema objects, ${compared.extensions} extensions, ${compared.roles} roles`;
   if (proof.exact) return `exact: ${what} compared, no difference`;
+  if (holds(proof)) return `no difference, but not exact: ${what} compared; not proved: ${proof.unproved!.slice(0, 3).join('; ')}${proof.unproved!.length > 3 ? ` and ${proof.unproved!.length - 3} more` : ''}`;
   const shown = proof.differences.slice(0, 3).map((difference) => `${difference.kind} ${difference.object}`);
   const more = proof.differences.length > shown.length ? ` and ${proof.differences.length - shown.length} more` : '';
   return `${proof.differences.length} difference(s): ${shown.join('; ')}${more} (${what} compared)`;

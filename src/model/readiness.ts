@@ -3,6 +3,7 @@
  * to tell, and which failed proofs stop a failover before its first change. Pure: whoever asks hands in what was found.
  */
 import type { CheckResult, Notice } from './api.ts';
+import type { Compliance } from './compliance.ts';
 import type { BackupSummary } from './manifest.ts';
 import type { Mode } from './runbook-schema.ts';
 import type { Override, RuleName } from './rules.ts';
@@ -165,6 +166,19 @@ export function backupChecks(datastore: string, backups: readonly BackupSummary[
   return [backup, drill].map(withoutNextWhenOk);
 }
 
+/** Nothing required is no compliance: whoever sets a target wants to know that no schedule could meet it. */
+export function complianceCheck(found: Compliance): ReadinessCheck {
+  const { required, percent, target, degraded, missed, unknown } = found;
+  return withoutNextWhenOk({
+    name: `${found.datastore}: backup compliance`,
+    weight: 'lowers',
+    ok: found.meets === true,
+    expected: `at least ${target} % of the backups required in ${formatDuration(Date.parse(found.to) - Date.parse(found.from))}`,
+    found: required === 0 ? 'nothing was required: no schedule backs it up, or it is new' : `${percent} % of ${required}${degraded > 0 ? `, ${degraded} of them degraded` : ''}${missed > 0 ? `, ${missed} missed` : ''}${unknown > 0 ? `, ${unknown} not known` : ''}`,
+    next: `holdfast compliance ${found.datastore}`,
+  });
+}
+
 /** Backups that could not be looked at are no proof. */
 export function backupsNotSeen(datastore: string, why: string): ReadinessCheck[] {
   const names = { 'backup-age': 'newest backup', 'drill-freshness': 'restore drill' } as const;
@@ -199,6 +213,8 @@ export function rehearsalCheck(runbook: string, now: { document: string; configu
 
 /** What a forced failover would meet if the primary went silent now. */
 export interface ForcedOutlook {
+  /** What RDS could do for a managed primary; absent: it is a server of one's own. */
+  readonly managed?: { readonly answers: boolean; readonly fencingGroups: boolean; readonly region: string };
   readonly datastore: string;
   readonly primary: string;
   readonly candidate: string | null;
@@ -217,15 +233,15 @@ export interface ForcedOutlook {
 
 /** Fencing from outside, and proving it, with every way that needs the primary's own answer left out. */
 export function forcedChecks(outlook: ForcedOutlook): ReadinessCheck[] {
-  const { primary, candidate, host, fenceCommand, fenceVerify } = outlook;
-  const ways = [...(host === 'running' || host === 'stopped' ? ['its host'] : []), ...(fenceCommand === 'found' && (fenceVerify === 'not fenced' || fenceVerify === 'fenced') ? ['fence.command with fence.verify'] : [])];
+  const { primary, candidate, host, fenceCommand, fenceVerify, managed } = outlook;
+  const ways = [...(managed?.answers === true && managed.fencingGroups ? [`its fencing groups, by RDS in ${managed.region}`] : []), ...(host === 'running' || host === 'stopped' ? ['its host'] : []), ...(fenceCommand === 'found' && (fenceVerify === 'not fenced' || fenceVerify === 'fenced') ? ['fence.command with fence.verify'] : [])];
   const lacking = [
-    host === 'none' ? 'no dataDirectory' : host === 'unknown' ? 'its host does not answer' : '',
+    managed !== undefined ? (managed.answers ? 'no fencingGroups' : `RDS in ${managed.region} does not answer`) : host === 'none' ? 'no dataDirectory' : host === 'unknown' ? 'its host does not answer' : '',
     fenceCommand === 'none' ? 'no fence.command' : fenceCommand === 'missing' ? 'fence.command cannot be run here' : fenceVerify === 'none' ? 'no fence.verify' : fenceVerify === 'cannot be run' ? 'fence.verify cannot be run here' : '',
   ].filter((text) => text !== '');
   const checks: ReadinessCheck[] = [
     { name: 'candidate', ok: candidate !== null, expected: `a standby to promote if ${primary} were down now`, found: candidate ?? 'none', next: 'rebuild a standby (runbook standby-rebuild)' },
-    { name: 'a way to fence it when it is silent', ok: ways.length > 0, expected: `${primary}: its host, or fence.command with fence.verify`, found: ways.length > 0 ? ways.join(', ') : lacking.join(', '), next: `give nodes.${primary} dataDirectory and exec, or fence.command and fence.verify; see docs/failover.md` },
+    { name: 'a way to fence it when it is silent', ok: ways.length > 0, expected: managed === undefined ? `${primary}: its host, or fence.command with fence.verify` : `${primary}: RDS and fencingGroups, or fence.command with fence.verify`, found: ways.length > 0 ? ways.join(', ') : lacking.join(', '), next: managed === undefined ? `give nodes.${primary} dataDirectory and exec, or fence.command and fence.verify; see docs/failover.md` : `give nodes.${primary}.rds.fencingGroups; see docs/cloud.md` },
     { name: 'two facts that it is down could be had', ok: outlook.observers.length >= 2, expected: 'two independent observers', found: outlook.observers.join(', '), next: `give nodes.${primary} dataDirectory and exec, or a second standby` },
   ];
   if (candidate !== null) {

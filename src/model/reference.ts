@@ -2,6 +2,8 @@ import { CATALOGUE, type StepKind } from './catalogue.ts';
 import { NAME_PATTERN, SECRET_REFERENCE_PATTERN } from './config-schema.ts';
 import { allowedText, inputSchema, type JsonSchema } from './document.ts';
 import { configJsonSchema } from './json-schema.ts';
+import { RESOURCES, ROLES, ROLE_TEXTS, WORKFLOW_PERMISSIONS } from './permissions.ts';
+import type { Permission } from './step-kind.ts';
 import { DURATION_PATTERN, formatDuration, SIZE_PATTERN } from './units.ts';
 
 /** The reference pages, generated from the definitions that also parse: they cannot say what the program does not do. */
@@ -51,6 +53,30 @@ export function stepKindReference(): string {
   return `${lines.join('\n').trimEnd()}\n`;
 }
 
+export function permissionsReference(): string {
+  const lines = [
+    GENERATED, '', '# Permissions', '',
+    'Which AWS calls each part makes, and on what. `holdfast permissions` prints IAM policies made from this, narrowed to what is configured;',
+    'docs/permissions.md says how to use them. Tests record the calls that activities really make and hold them against this page.', '',
+    '## Roles', '',
+  ];
+  for (const role of ROLES) lines.push(`### ${role}`, '', ROLE_TEXTS[role], '', ...permissionTable(WORKFLOW_PERMISSIONS[role]), '');
+  lines.push('## Step kinds', '', 'What the role `failover` has for each step of the runbooks, beside `secretsmanager:GetSecretValue` on secrets that its inputs or its datastore refer to. A kind that is not here calls nothing else of AWS.', '');
+  lines.push(...simpleTable(['kind', 'on', 'actions'], Object.entries(CATALOGUE).flatMap(([name, kind]) => grouped(kind.permissions).map(([on, actions]) => [`\`${name}\``, on, actions]))), '');
+  lines.push('## What a permission is on', '', ...simpleTable(['word', 'meaning'], Object.entries(RESOURCES).map(([word, { meaning }]) => [`\`${word}\``, meaning])), '');
+  return `${lines.join('\n').trimEnd()}\n`;
+}
+
+function permissionTable(permissions: readonly Permission[]): string[] {
+  return simpleTable(['on', 'actions'], grouped(permissions).map(([on, actions]) => [on, actions]));
+}
+
+function grouped(permissions: readonly Permission[]): [string, string][] {
+  const found = new Map<string, string[]>();
+  for (const { on, action } of permissions) found.set(on, [...(found.get(on) ?? []), code(action)]);
+  return [...found].map(([on, actions]) => [code(on), actions.join(', ')]);
+}
+
 function kindSection(name: string, kind: StepKind): string[] {
   const traits = [
     kind.runsIn === 'workflow' ? 'done by the interpreter itself' : `phases: ${kind.phases.join(', ')}`,
@@ -60,7 +86,7 @@ function kindSection(name: string, kind: StepKind): string[] {
     kind.skippable ? 'an operator may skip it' : 'cannot be skipped',
   ];
   const limits = kind.runsIn === 'workflow' ? [] : [
-    ...(kind.phases.includes('apply') ? [`apply: at most ${formatDuration(kind.applyMs)} an attempt, ${kind.attempts} attempt${kind.attempts === 1 ? '' : 's'}`] : []),
+    ...(kind.phases.includes('apply') ? [`apply: at most ${formatDuration(kind.applyMs)} an attempt${kind.managedApplyMs === undefined ? '' : ` (managed: ${formatDuration(kind.managedApplyMs)})`}, ${kind.attempts} attempt${kind.attempts === 1 ? '' : 's'}`] : []),
     ...(kind.phases.includes('verify') ? [`verify: at most ${formatDuration(kind.verifyMs)}`] : []),
   ];
   const inputs = objectRows('', inputSchema(kind.input));

@@ -4,6 +4,7 @@
  */
 export const RULES = {
   'two-facts': { says: 'a forced failover needs two independent facts that the primary is down', risk: 'the primary may be alive: what it acknowledges until it is fenced is lost' },
+  unfenced: { says: 'a forced failover promotes nothing before the old primary is fenced', risk: 'a Region that nobody reaches may go on taking writes from within: there are two primaries until it is fenced' },
   'max-lag': { says: 'a candidate that lags more than the allowed lag is not promoted', risk: 'planned: writes are refused for as long as it takes to catch up' },
   cooldown: { says: 'after a failover the next one waits until its cooldown has passed or somebody has acknowledged it', risk: 'a failover may chase a fault from node to node' },
   'backup-age': { says: 'a service is not failed over without a backup younger than its RPO asks for', risk: 'if the failover goes wrong there is little to restore from' },

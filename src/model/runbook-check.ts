@@ -2,7 +2,7 @@ import { CATALOGUE, stepKind, type StepKind } from './catalogue.ts';
 import { SECRET_REFERENCE_PATTERN } from './config-schema.ts';
 import { findingsOf, inputSchema, nearest, pastedSecrets, shapeIssues, shown, sortFindings, valueAt, withoutTwins, type DocumentPath, type Issue, type ParsedDocument } from './document.ts';
 import type { Finding } from './errors.ts';
-import { fillReferences, MODES, referencesIn, runbookSchema, type Mode, type Runbook, type RunbookStep } from './runbook-schema.ts';
+import { fillReferences, lookUp, MODES, referencesIn, runbookSchema, unmetBy, type Mode, type Runbook, type RunbookStep } from './runbook-schema.ts';
 import { parseDurationMs } from './units.ts';
 
 /** A parsed document as a runbook, with every finding. `runbook` only when nothing is wrong. */
@@ -16,15 +16,23 @@ export function runbookOf(document: ParsedDocument, expectedName: string): { run
   return { runbook: wrong || !parsed.success ? undefined : parsed.data, findings: sortFindings(findings) };
 }
 
-/** A step's inputs with service, mode and parameters filled in; what later steps' facts will give stays as it is written. */
+/** A step's inputs with service, mode and parameters filled in; what later steps' facts or a forEach will give stays as it is written. */
 export function knownInputs(step: Pick<RunbookStep, 'with'>, known: { service: string | null; mode: Mode; parameters: Readonly<Record<string, unknown>> }): Record<string, unknown> {
   const fill = (value: unknown): unknown => {
-    if (typeof value === 'string') return referencesIn(value).some((reference) => reference.startsWith('steps.')) ? value : fillReferences(value, { ...known, steps: {} }).value;
+    if (typeof value === 'string') return referencesIn(value).some((reference) => reference.startsWith('steps.') || reference === 'item') ? value : fillReferences(value, { ...known, steps: {} }).value;
     if (Array.isArray(value)) return value.map(fill).filter((item) => item !== undefined);
     if (value !== null && typeof value === 'object') return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, fill(item)] as const).filter(([, item]) => item !== undefined));
     return value;
   };
   return fill(step.with) as Record<string, unknown>;
+}
+
+/** It will never be carried out: a condition on a parameter, the mode or the service does not hold. */
+export function neverRuns(step: Pick<RunbookStep, 'when'>, known: { service: string | null; mode: Mode; parameters: Readonly<Record<string, unknown>> }): boolean {
+  return (step.when ?? []).some((condition) => {
+    const reference = referencesIn(condition.value)[0] ?? '';
+    return !reference.startsWith('steps.') && unmetBy(condition, lookUp(reference, { ...known, steps: {} })) !== null;
+  });
 }
 
 /**
@@ -33,7 +41,7 @@ export function knownInputs(step: Pick<RunbookStep, 'with'>, known: { service: s
  */
 export function inputIssues(runbook: Pick<Runbook, 'steps'>, known: { service: string | null; mode: Mode; parameters: Readonly<Record<string, unknown>> }): Issue[] {
   return runbook.steps
-    .filter((step) => step.modes.includes(known.mode))
+    .filter((step) => step.modes.includes(known.mode) && !neverRuns(step, known))
     .flatMap((step) => {
       const kind = stepKind(step.uses);
       const inputs = knownInputs(step, known);
@@ -50,6 +58,7 @@ interface RawStep {
   readonly after: string | undefined;
   readonly needs: readonly string[] | undefined;
   readonly when: unknown;
+  readonly forEach: string | undefined;
   readonly with: unknown;
   readonly timeout: unknown;
   readonly attempts: unknown;
@@ -105,6 +114,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
     for (const [at, need] of (step.needs ?? []).entries()) {
       if (!before.includes(need)) error([...path, 'needs', at], `there is no earlier step of this id${maybe(need, before)}`, { found: shown(need, path), allowed: before.join(', ') || 'no step comes before this one' });
     }
+    checkForEach(step, path);
     checkConditions(step, path);
     checkReferences(step, path);
     if (step.kind !== undefined) checkInputs(step, step.kind, path);
@@ -112,6 +122,18 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
   for (const parameter of Object.keys(parameters)) if (!used.has(parameter)) warning(['parameters', parameter], 'no step uses this parameter');
   for (const issue of [...orderIssues(steps), ...parallelIssues(steps)]) issues.push(issue);
   return issues;
+
+  function checkForEach(step: RawStep, path: DocumentPath): void {
+    const after = steps.find((other) => other.id === step.after);
+    if (after?.forEach !== undefined) error([...path, 'after'], 'that step is several (forEach)', { found: shown(step.after ?? '', []), allowed: 'needs' });
+    if (step.forEach === undefined) return;
+    const name = /^\$\{parameters\.([A-Za-z0-9]+)\}$/.exec(step.forEach)?.[1];
+    if (name === undefined) return; // Said by the schema of runbooks.
+    used.add(name);
+    const type = Object.hasOwn(parameters, name) ? valueAt(parameters[name], ['type']) : undefined;
+    if (type !== 'list') error([...path, 'forEach'], type === undefined ? `there is no parameter of this name${maybe(name, Object.keys(parameters))}` : 'this parameter is no list', { found: shown(step.forEach, []), allowed: Object.keys(parameters).filter((key) => valueAt(parameters[key], ['type']) === 'list').join(', ') || 'a parameter of type list' });
+    if (step.uses !== undefined && step.uses !== 'runbook.run') error([...path, 'forEach'], 'only nested runs are carried out for each service', { found: shown(step.uses, []), allowed: 'runbook.run' });
+  }
 
   function checkConditions(step: RawStep, path: DocumentPath): void {
     for (const [at, condition] of (Array.isArray(step.when) ? step.when : []).entries()) {
@@ -142,6 +164,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
   function referenceProblem(reference: string, step: RawStep): { message: string; allowed: string } | undefined {
     const [head, ...rest] = reference.split('.');
     const forms = '${service}, ${mode}, ${parameters.<name>}, ${steps.<id>.<fact>}';
+    if (head === 'item') return step.forEach === undefined ? { message: 'there is an item only where forEach is', allowed: forms } : rest.length === 0 ? undefined : { message: '"item" has no parts', allowed: '${item}' };
     if (head === 'service' || head === 'mode') return rest.length === 0 ? undefined : { message: `"${head}" has no parts`, allowed: `\${${head}}` };
     if (head === 'parameters') {
       const [parameter, ...deeper] = rest;
@@ -158,6 +181,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
         const later = steps.some((other) => other.id === id);
         return { message: later ? 'this step comes later or is this one: it has no facts yet' : `there is no step of this id${maybe(id ?? '', earlier.map((other) => other.id!))}`, allowed: earlier.map((other) => other.id).join(', ') || 'no step comes before this one' };
       }
+      if (target.forEach !== undefined) return { message: `step "${id}" is several (forEach): its facts are not one`, allowed: 'a step without forEach' };
       if (!mustBeDone(steps, step.index).has(target.index)) return { message: `this step does not wait for step "${id}", so its facts may not be there yet`, allowed: `add ${id} to needs` };
       if (target.kind === undefined) return undefined; // Said where the kind is named.
       const facts = Object.keys(target.kind.facts);
@@ -190,7 +214,7 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
         const target = head === 'steps' ? steps.findLast((other) => other.index < step.index && other.id === id) : undefined;
         const without = target === undefined ? [] : step.modes.filter((mode) => !target.modes.includes(mode));
         const parameter = head === 'parameters' && id !== undefined ? valueAt(parameters, [id]) : undefined;
-        if (parameter !== undefined && required.includes(key) && valueAt(parameter, ['required']) !== true && valueAt(parameter, ['default']) === undefined) {
+        if (parameter !== undefined && required.includes(key) && !asksFor(step.when, `parameters.${id}`) && valueAt(parameter, ['required']) !== true && valueAt(parameter, ['default']) === undefined) {
           error([...base, key], `this input is required, and parameter "${id}" may be absent: make it required or give it a default`, { found: shown(`\${${reference}}`, []) });
         }
         if (without.length > 0 && required.includes(key)) error([...base, key], `in mode ${without.join(', ')} step "${id}" does not run, and this input is required`, { found: shown(`\${${reference}}`, []) });
@@ -200,6 +224,11 @@ export function checkRunbook(value: unknown, expectedName?: string): Issue[] {
       warning([...path, step.timeout === undefined ? 'attempts' : 'timeout'], `${step.uses} changes nothing, so timeout and attempts have no effect`);
     }
   }
+}
+
+/** Its conditions want this reference to be there. */
+function asksFor(when: unknown, reference: string): boolean {
+  return (Array.isArray(when) ? when : []).some((condition: unknown) => valueAt(condition, ['exists']) === true && valueAt(condition, ['value']) === `\${${reference}}`);
 }
 
 /** Indexes of all steps that are done for certain when this one begins. */
@@ -261,7 +290,7 @@ function orderIssuesOf(run: readonly RawStep[]): Issue[] {
   }
   if (point === undefined) return issues;
   for (const step of run) {
-    if (step.index > point.index && step.kind?.phases.includes('undo') === true) {
+    if (step.index > point.index && step.kind?.phases.includes('undo') === true && !step.kind.skippable) {
       issues.push({ level: 'warning', path: ['steps', step.index], message: `it comes after the point of no return ("${point.id ?? point.uses}"), so it is never undone` });
     }
     if (step.index > point.index && step.kind?.refusesWrites === true) {
@@ -297,7 +326,7 @@ function rawStep(step: unknown, index: number): RawStep {
   return {
     index, id: text('id'), uses, kind: uses === undefined ? undefined : stepKind(uses),
     modes: Array.isArray(modes) ? modes.filter((mode): mode is string => typeof mode === 'string') : MODES,
-    after: text('after'), needs: Array.isArray(needs) ? needs.filter((need): need is string => typeof need === 'string') : undefined, when: valueAt(step, ['when']), with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
+    after: text('after'), needs: Array.isArray(needs) ? needs.filter((need): need is string => typeof need === 'string') : undefined, when: valueAt(step, ['when']), forEach: text('forEach'), with: valueAt(step, ['with']), timeout: valueAt(step, ['timeout']), attempts: valueAt(step, ['attempts']),
   };
 }
 

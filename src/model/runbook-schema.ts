@@ -40,6 +40,11 @@ export const runbookStepSchema = z.strictObject({
     .array(name)
     .optional()
     .meta({ description: 'Ids of the earlier steps it waits for; it runs beside all others. Left out, it waits for every step before it.' }),
+  forEach: z
+    .string()
+    .regex(/^\$\{parameters\.[A-Za-z0-9]+\}$/, 'expected one reference to a parameter, such as ${parameters.services}')
+    .optional()
+    .meta({ description: 'Only for runbook.run: a parameter of type list with names of services. The step is carried out once for each, ${item} being its name: after the services it depends on (dependsOn), beside all others.' }),
   when: z.array(conditionSchema).min(1).optional().meta({ description: 'It is carried out only if all of these hold when its turn comes; otherwise it is skipped and says why.' }),
   with: z
     .record(z.string(), z.unknown())
@@ -118,6 +123,18 @@ export function fillReferences(value: unknown, scope: ReferenceScope): { value: 
     return item;
   }
   return { value: fill(value), missing };
+}
+
+/** What a condition asks for and does not find; null when it holds. A value that is not there fails only what asks for its existence. */
+export function unmetBy(condition: Condition, found: unknown): string | null {
+  if (condition.exists !== undefined) return (found !== undefined && found !== null) === condition.exists ? null : condition.exists ? 'a value' : 'none';
+  if (found === undefined) return null;
+  if (condition.equals !== undefined && found !== condition.equals) return JSON.stringify(condition.equals);
+  if (condition.not !== undefined && found === condition.not) return `anything but ${JSON.stringify(condition.not)}`;
+  if (condition.oneOf !== undefined && !condition.oneOf.some((one) => one === found)) return `one of ${JSON.stringify(condition.oneOf)}`;
+  if (condition.atLeast !== undefined && !(typeof found === 'number' && found >= condition.atLeast)) return `at least ${condition.atLeast}`;
+  if (condition.atMost !== undefined && !(typeof found === 'number' && found <= condition.atMost)) return `at most ${condition.atMost}`;
+  return null;
 }
 
 /** What a reference (as written inside the braces) stands for; undefined when it is not there. */

@@ -120,3 +120,86 @@ export function scheduleGaps(schedule: Pick<ScheduleConfig, 'cron' | 'every'>): 
   const parsed = parseCron(schedule.cron);
   return 'cron' in parsed ? cronGaps(parsed.cron) : undefined;
 }
+
+/** Name of a schedule of the configuration in Temporal. */
+export function scheduleIdOf(environment: string, name: string): string {
+  return `holdfast/${environment}/${name}`;
+}
+
+export interface ScheduledTime {
+  readonly atMs: number;
+  /** A local time that the clocks repeat: it may be this one instead, or too. */
+  readonly orMs: number | null;
+}
+
+/**
+ * When a schedule is to run, from `fromMs` on and before `toMs`: intervals count from the epoch, and a local time that the clocks skip does
+ * not happen. Which of two equal local times Temporal takes, or both, follows from how it reckons: one of them is required. Empty for one
+ * that is wrong.
+ */
+export function scheduledTimes(schedule: Pick<ScheduleConfig, 'cron' | 'every' | 'timezone'>, fromMs: number, toMs: number): ScheduledTime[] {
+  if (schedule.every !== undefined) {
+    if (schedule.every < 1) return [];
+    const times: ScheduledTime[] = [];
+    for (let at = Math.ceil(fromMs / schedule.every) * schedule.every; at < toMs; at += schedule.every) times.push({ atMs: at, orMs: null });
+    return times;
+  }
+  const parsed = schedule.cron === undefined ? undefined : parseCron(schedule.cron);
+  if (parsed === undefined || 'problem' in parsed) return [];
+  const { minutes, hours, daysOfMonth, months, daysOfWeek } = parsed.cron;
+  const [days, monthsOf, weekdays] = [new Set(daysOfMonth), new Set(months), new Set(daysOfWeek)];
+  const offsetAt = offsets(schedule.timezone);
+  const times: ScheduledTime[] = [];
+  for (let day = Math.floor(fromMs / DAY_MS) * DAY_MS - DAY_MS; day <= toMs + DAY_MS; day += DAY_MS) {
+    const date = new Date(day);
+    if (!days.has(date.getUTCDate()) || !monthsOf.has(date.getUTCMonth() + 1) || !weekdays.has(date.getUTCDay())) continue;
+    // Clocks change once a day at most: the offsets around it are all there can be.
+    const around = [...new Set([offsetAt(day - DAY_MS), offsetAt(day + 2 * DAY_MS)])];
+    for (const hour of hours) {
+      for (const minute of minutes) {
+        const local = day + (hour * 60 + minute) * 60_000;
+        const [first, second] = around.map((offset) => local - offset).filter((at, index) => offsetAt(at) === around[index]).sort((a, b) => a - b);
+        if (first !== undefined && first >= fromMs && first < toMs) times.push({ atMs: first, orMs: second !== undefined && second < toMs ? second : null });
+      }
+    }
+  }
+  return times.sort((a, b) => a.atMs - b.atMs);
+}
+
+/** Local time minus UTC at a moment. */
+function offsets(timezone: string): (atMs: number) => number {
+  const format = new Intl.DateTimeFormat('en-US-u-ca-gregory-nu-latn', { timeZone: timezone, hourCycle: 'h23', year: 'numeric', month: 'numeric', day: 'numeric', hour: 'numeric', minute: 'numeric', second: 'numeric' });
+  const known = new Map<number, number>();
+  return (atMs) => {
+    // Offsets change on a quarter of an hour; a year of minutes is asked for often.
+    const slot = Math.floor(atMs / 900_000);
+    let offset = known.get(slot);
+    if (offset === undefined) {
+      const parts: Record<string, number> = {};
+      for (const { type, value } of format.formatToParts(slot * 900_000)) parts[type] = Number(value);
+      offset = Date.UTC(parts['year']!, parts['month']! - 1, parts['day'], parts['hour'], parts['minute'], parts['second']) - slot * 900_000;
+      known.set(slot, offset);
+    }
+    return offset;
+  };
+}
+
+/** Four hundred years: weekdays and leap days repeat exactly. */
+const CYCLE_DAYS = 146_097;
+
+/** How often a schedule runs: so many times in so many days, exactly; undefined when its cron is wrong or it never runs. */
+export function scheduleRuns(schedule: Pick<ScheduleConfig, 'cron' | 'every'>): { runs: number; days: number } | undefined {
+  if (schedule.every !== undefined) return schedule.every > 0 ? { runs: DAY_MS, days: schedule.every } : undefined;
+  const parsed = schedule.cron === undefined ? undefined : parseCron(schedule.cron);
+  if (parsed === undefined || !('cron' in parsed)) return undefined;
+  const { cron } = parsed;
+  const everyDate = cron.daysOfMonth.length === 31 && cron.months.length === 12;
+  const days = everyDate ? 7 : CYCLE_DAYS;
+  let found = 0;
+  for (let day = 0; day < days; day++) {
+    if (!cron.daysOfWeek.includes(day % 7)) continue;
+    const date = new Date(EPOCH_MS + day * DAY_MS);
+    if (everyDate || (cron.daysOfMonth.includes(date.getUTCDate()) && cron.months.includes(date.getUTCMonth() + 1))) found += 1;
+  }
+  return found === 0 ? undefined : { runs: found * cron.hours.length * cron.minutes.length, days };
+}

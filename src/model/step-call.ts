@@ -18,10 +18,14 @@ export interface PhaseCall {
   readonly epoch: number;
   /** Locks that the execution took, by datastore, each with the epoch it was given; none: it is older than locks, or changes nothing. */
   readonly locks?: Readonly<Record<string, number>>;
+  /** Rules that a person broke by name for this execution; none: absent. */
+  readonly overrides?: readonly string[];
   /** Idempotency key `workflowId/stepId/epoch`. */
   readonly key: string;
   /** What inspection found before apply. */
   readonly before: Json;
+  /** What an earlier apply of this step that did not end had reported last; its worker may be gone. */
+  readonly lastReport?: Json;
   /** This step's own facts so far. */
   readonly facts: Readonly<Record<string, Json>>;
 }

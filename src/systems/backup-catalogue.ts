@@ -1,27 +1,19 @@
 import { createHash } from 'node:crypto';
-import { createWriteStream } from 'node:fs';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { pipeline, Readable } from 'node:stream';
-import { pipeline as writeWhole } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
-import { createZstdDecompress } from 'node:zlib';
-import type { StoreConfig } from '../model/config-schema.ts';
+import { createGunzip, createZstdDecompress } from 'node:zlib';
+import { isBackedUp, storeOfBackups, type StoreConfig } from '../model/config-schema.ts';
 import { HoldfastError, messageOf } from '../model/errors.ts';
-import { commitSchema, manifestSchema, markSchema, type BackupSummary, type Manifest, type Mark, type ObjectEntry } from '../model/manifest.ts';
-import { parseToc, selectTables, targetHas, type TableName, type TableSelection } from './backup-tables.ts';
-import { childFailed, runChild, startChild } from './child.ts';
-import { datastoreOf, storeOf, type Context } from './context.ts';
-import { createFeeder } from './postgres-dump.ts';
-import { libpqEnvironment, postgresTool, quoteIdentifier, withPostgres, type PostgresTarget } from './postgres.ts';
-import { openStore, readText, type Store } from './store.ts';
+import { commitSchema, isManaged, manifestSchema, markSchema, type BackupSummary, type Manifest, type Mark } from '../model/manifest.ts';
+import type { ObjectEntry } from '../model/manifest-parts.ts';
+import { backedUpOf, storeOf, type Context } from './context.ts';
+import { openStore, type Store } from './store.ts';
 
 export const COMMIT = 'COMMIT';
 export const MANIFEST = 'manifest.json';
 /** A drill that was killed leaves its mark; after this long it protects nothing any more. */
 export const IN_USE_EXPIRES_MS = 7 * 86_400_000;
-const FOLDER_PATTERN = /^(\d{4})\/(\d{2})\/(\d{2})\/(\d{6})Z-([a-z0-9-]+)\/([^/]+)$/;
+const FOLDER_PATTERN = /^(\d{4}\/\d{2}\/\d{2}\/\d{6}Z-([a-z0-9-]+)\/)(.+)$/;
 const READERS = 8;
 
 export interface CatalogueOptions {
@@ -68,7 +60,13 @@ export interface BackupFolder {
   /** Ends with `/`. */
   readonly location: string;
   readonly id: string;
+  /** By name below the location; objects in folders of their own too. */
   readonly files: ReadonlyMap<string, { readonly bytes: number; readonly modifiedMs: number }>;
+}
+
+/** The id in the folder of a backup; the folder itself when there is none in it. */
+export function idOf(location: string): string {
+  return /Z-([a-z0-9-]+)\/$/.exec(location)?.[1] ?? location;
 }
 
 /** Every folder of a backup, committed or not; or the one at `location` only. */
@@ -78,13 +76,13 @@ export async function readFolders(store: Store, prefix: string, datastore: strin
   for await (const object of store.list(location ?? root)) {
     const match = FOLDER_PATTERN.exec(object.key.slice(root.length));
     if (match === null) continue; // Somebody else's file.
-    const location = object.key.slice(0, object.key.lastIndexOf('/') + 1);
+    const location = root + match[1]!;
     let folder = folders.get(location);
     if (folder === undefined) {
-      folder = { location, id: match[5]!, files: new Map() };
+      folder = { location, id: match[2]!, files: new Map() };
       folders.set(location, folder);
     }
-    folder.files.set(match[6]!, { bytes: object.bytes, modifiedMs: object.modifiedMs });
+    folder.files.set(match[3]!, { bytes: object.bytes, modifiedMs: object.modifiedMs });
   }
   return folders;
 }
@@ -117,6 +115,8 @@ async function summarise(store: Store, folder: BackupFolder, nowMs: number, sign
     reason: manifest.reason,
     degraded: manifest.degraded,
     complete: manifest.selection.complete,
+    workflowId: manifest.workflowId,
+    ...(isManaged(manifest) ? { kind: 'managed-snapshot' as const } : {}),
     proof: proof === undefined ? 'unproved' : (proof.mark as 'verified' | 'bad'),
     provedAtMs: proof === undefined ? undefined : Date.parse(proof.at),
     pinned: marks.some((mark) => mark.mark === 'pinned'),
@@ -179,11 +179,10 @@ export interface FoundBackup {
 
 /** The store a datastore's backups are in. */
 export function storeNameOf(context: Context, datastoreName: string): string {
-  const datastore = datastoreOf(context.config, datastoreName);
-  const names = Object.keys(context.config.stores);
-  const name = datastore.store ?? (names.length === 1 ? names[0] : undefined);
+  const datastore = backedUpOf(context.config, datastoreName);
+  const name = storeOfBackups(context.config, datastore);
   if (name === undefined) {
-    throw new HoldfastError('store-unclear', `datastore ${datastoreName} does not say which store its backups go to`, { next: `add \`store:\` with one of: ${names.join(', ')}` });
+    throw new HoldfastError('store-unclear', `datastore ${datastoreName} does not say which store its backups go to`, { next: `add \`store:\` with one of: ${Object.keys(context.config.stores).join(', ')}` });
   }
   storeOf(context.config, name);
   return name;
@@ -191,7 +190,7 @@ export function storeNameOf(context: Context, datastoreName: string): string {
 
 /** A backup by its id, or the newest one, of one datastore or of all. @throws HoldfastError `backup-missing`. */
 export async function findBackup(context: Context, id: string, datastoreName?: string, options: CatalogueOptions = {}): Promise<FoundBackup> {
-  const datastores = datastoreName === undefined ? Object.keys(context.config.datastores) : [datastoreName];
+  const datastores = datastoreName === undefined ? Object.keys(context.config.datastores).filter((name) => isBackedUp(context.config.datastores[name]!)) : [datastoreName];
   const seen: FoundBackup[] = [];
   for (const name of datastores) {
     const storeName = storeNameOf(context, name);
@@ -236,9 +235,9 @@ export async function openObject(context: Context, storeName: string, location: 
   }
   let stream: Readable = Readable.from(stored(), { objectMode: false });
   if (entry.encryption === 'age') stream = await decrypted(context, storeOf(context.config, storeName), storeName, stream, damaged);
-  if (entry.compression === 'zstd') {
+  if (entry.compression !== 'none') {
     const source = stream;
-    const unpacked = createZstdDecompress();
+    const unpacked = entry.compression === 'zstd' ? createZstdDecompress() : createGunzip();
     pipeline(source, unpacked, () => {}); // Errors travel on through the last stream.
     stream = unpacked;
   }
@@ -285,234 +284,3 @@ async function decrypted(context: Context, config: StoreConfig, storeName: strin
   }
 }
 
-export interface RestoreOptions {
-  readonly storeName: string;
-  readonly location: string;
-  readonly manifest: Manifest;
-  readonly target: PostgresTarget;
-  readonly binDirectory?: string;
-  /** Make the database first: as it was, when it has the same name, else an empty one with the same encoding and locale. */
-  readonly create?: boolean;
-  /** Roles first. Default true. Roles the target has already are left as they are. */
-  readonly globals?: boolean;
-  /** Only these tables, with their partitions, indexes, constraints, sequences and types; the target must not have them. */
-  readonly tables?: readonly TableName[];
-  /** Default true: the target rarely has the same tablespaces. */
-  readonly noTablespaces?: boolean;
-  readonly noOwner?: boolean;
-  /** More than one reader needs a file: the archive is then staged in this folder, which must have room for its plain bytes. */
-  readonly parallel?: { readonly jobs: number; readonly stageDirectory: string };
-  readonly signal?: AbortSignal;
-  readonly onProgress?: (done: { phase: 'globals' | 'data'; plainBytes: number; ofBytes: number }) => void;
-}
-
-export interface RestoreOutcome {
-  readonly globalsMs: number;
-  readonly dataMs: number;
-  readonly totalMs: number;
-  readonly plainBytes: number;
-  /** Roles that existed on the target and were not touched. */
-  readonly skippedRoles: readonly string[];
-  /** With `tables` given: what came in the end, and what belongs to it and did not come (triggers, foreign keys, policies, grants). */
-  readonly tables: readonly TableName[];
-  readonly left: readonly string[];
-}
-
-/** Stream a backup into a server: roles by psql, the archive by pg_restore, both stopping at the first error. */
-export async function restoreInto(context: Context, options: RestoreOptions): Promise<RestoreOutcome> {
-  const { manifest, target, signal } = options;
-  const started = performance.now();
-  const data = objectOf(manifest, 'data');
-  const globals = manifest.objects.find((object) => object.role === 'globals');
-  const maintenance: PostgresTarget = options.create === true ? { ...target, database: target.database === 'postgres' ? 'template1' : 'postgres' } : target;
-  const environment = (of: PostgresTarget): Record<string, string> => libpqEnvironment(of, 'holdfast restore');
-  let skippedRoles: string[] = [];
-  if (globals !== undefined && options.globals !== false) {
-    const text = await readText(await openObject(context, options.storeName, options.location, globals, { signal }));
-    options.onProgress?.({ phase: 'globals', plainBytes: 0, ofBytes: globals.plainBytes });
-    const existing = await withPostgres(maintenance, async (client) => (await client.query<{ name: string }>('SELECT rolname AS name FROM pg_catalog.pg_roles')).rows.map((row) => row.name));
-    const missing = withoutRoles(text, existing);
-    skippedRoles = missing.skipped;
-    await runChild([postgresTool(options, 'psql'), '--no-psqlrc', '--quiet', '--no-password', '--set=ON_ERROR_STOP=1', '--output=/dev/null'], { env: environment(maintenance), input: missing.text, signal });
-  }
-  const globalsMs = performance.now() - started;
-
-  const recreate = options.create === true && target.database === manifest.source.database;
-  if (options.create === true && !recreate) await createDatabase(maintenance, target.database, manifest);
-  const tables = options.tables === undefined || options.tables.length === 0 ? undefined : await planTables(context, options, data, options.tables);
-  const argv = [
-    postgresTool(options, 'pg_restore'), '--exit-on-error', '--no-password', `--dbname=${pgRestoreName(recreate ? maintenance.database : target.database)}`,
-    ...(recreate ? ['--create'] : []),
-    ...(options.noTablespaces === false ? [] : ['--no-tablespaces']),
-    ...(options.noOwner === true ? ['--no-owner'] : []),
-    ...(tables === undefined ? [] : [`--use-list=${tables.listFile}`]),
-  ];
-  try {
-    const stream = await openObject(context, options.storeName, options.location, data, {
-      signal,
-      onProgress: (plainBytes) => options.onProgress?.({ phase: 'data', plainBytes, ofBytes: data.plainBytes }),
-    });
-    const child = { env: environment(recreate ? maintenance : target), signal };
-    if (options.parallel === undefined || options.parallel.jobs < 2) await feedToEnd(argv, stream, child);
-    else await restoreStaged(argv, stream, manifest.id, options.parallel, child);
-  } finally {
-    await tables?.remove();
-  }
-  const totalMs = performance.now() - started;
-  return { globalsMs, dataMs: totalMs - globalsMs, totalMs, plainBytes: data.plainBytes, skippedRoles, tables: tables?.tables ?? [], left: tables?.left ?? [] };
-}
-
-/** Nothing is restored before the whole archive is there and its checksums hold. */
-async function restoreStaged(argv: readonly string[], stream: Readable, id: string, { jobs, stageDirectory }: { jobs: number; stageDirectory: string }, child: { env: Record<string, string>; signal?: AbortSignal }): Promise<void> {
-  const path = join(stageDirectory, `archive-${id}`);
-  try {
-    await writeWhole(stream, createWriteStream(path, { mode: 0o600 }), { signal: child.signal });
-    await runChild([...argv, `--jobs=${jobs}`, path], child);
-  } finally {
-    await rm(path, { force: true });
-  }
-}
-
-/** Read every object back: stored and plain checksums, and the whole archive through pg_restore. */
-export async function readBack(context: Context, options: Pick<RestoreOptions, 'storeName' | 'location' | 'manifest' | 'binDirectory' | 'signal'> & { onProgress?: (object: string, plainBytes: number, ofBytes: number) => void }): Promise<{ objects: number; storedBytes: number; plainBytes: number }> {
-  let storedBytes = 0;
-  let plainBytes = 0;
-  for (const entry of options.manifest.objects) {
-    const stream = await openObject(context, options.storeName, options.location, entry, {
-      signal: options.signal,
-      onProgress: (bytes) => options.onProgress?.(entry.name, bytes, entry.plainBytes),
-    });
-    if (entry.role === 'data') await feedToEnd([postgresTool(options, 'pg_restore'), '--file=/dev/null'], stream, { signal: options.signal });
-    else for await (const chunk of stream) void chunk;
-    storedBytes += entry.storedBytes;
-    plainBytes += entry.plainBytes;
-  }
-  return { objects: options.manifest.objects.length, storedBytes, plainBytes };
-}
-
-export function objectOf(manifest: Manifest, role: ObjectEntry['role']): ObjectEntry {
-  const entry = manifest.objects.find((object) => object.role === role);
-  if (entry === undefined) throw new HoldfastError('object-missing', `backup ${manifest.id} has no ${role} object`, { next: 'choose another backup' });
-  return entry;
-}
-
-/**
- * Give a child the whole stream. When it ends well before the last byte (an archive's end holds nothing it needs) the rest is still
- * read, because the checksums are judged at the end.
- */
-async function feedToEnd(argv: readonly string[], stream: Readable, options: { env?: Record<string, string>; signal?: AbortSignal }): Promise<void> {
-  const child = startChild(argv, { env: options.env, stdin: 'pipe', stdout: 'ignore', signal: options.signal });
-  const feeder = createFeeder(child);
-  let feeding = true;
-  try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      if (!feeding) continue;
-      try {
-        await feeder.write(chunk);
-      } catch {
-        feeding = false;
-        const exit = await child.exited;
-        if (exit.code !== 0) throw childFailed(argv, exit);
-      }
-    }
-    feeder.end();
-    const exit = await child.exited;
-    options.signal?.throwIfAborted();
-    if (exit.code !== 0) throw childFailed(argv, exit);
-  } catch (error) {
-    options.signal?.throwIfAborted();
-    throw error;
-  } finally {
-    stream.destroy();
-    await child.end().catch(() => {});
-  }
-}
-
-/** `ALTER ROLE x WITH ..` and `CREATE ROLE x` of roles that exist would change their passwords: their lines are left out. */
-function withoutRoles(text: string, existing: readonly string[]): { text: string; skipped: string[] } {
-  const known = new Map(existing.flatMap((name) => [[name, name], [quoteIdentifier(name), name]] as const));
-  const skipped = new Set<string>();
-  const kept = text.split('\n').filter((line) => {
-    const role = /^(?:DO \$role\d*\$ BEGIN CREATE ROLE|ALTER ROLE) ("(?:[^"]|"")*"|[^\s;]+)/.exec(line)?.[1];
-    const name = role === undefined ? undefined : known.get(role);
-    if (name !== undefined) skipped.add(name);
-    return name === undefined;
-  });
-  return { text: kept.join('\n'), skipped: [...skipped].sort() };
-}
-
-async function createDatabase(maintenance: PostgresTarget, name: string, manifest: Manifest): Promise<void> {
-  const { source } = manifest;
-  const literal = (text: string): string => `'${text.replaceAll("'", "''")}'`;
-  const icu = /^icu (.+)$/.exec(source.localeProvider)?.[1];
-  await withPostgres(maintenance, async (client) => {
-    try {
-      await client.query(
-        `CREATE DATABASE ${quoteIdentifier(name)} TEMPLATE template0 ENCODING ${literal(source.encoding)} LC_COLLATE ${literal(source.collate)} LC_CTYPE ${literal(source.ctype)}` +
-          (icu === undefined ? '' : ` LOCALE_PROVIDER icu ICU_LOCALE ${literal(icu)}`),
-      );
-    } catch (error) {
-      const exists = (error as { code?: string }).code === '42P04';
-      throw new HoldfastError(exists ? 'target-exists' : 'target-create', `database ${name} cannot be created on ${maintenance.host}:${maintenance.port}: ${messageOf(error)}`, {
-        next: exists ? 'restore without --create, or choose another name' : 'install the same locale on the target, or create the database yourself and restore without --create',
-        cause: error,
-      });
-    }
-  });
-}
-
-interface TableRestore extends TableSelection {
-  readonly listFile: string;
-  remove(): Promise<void>;
-}
-
-/** What of the archive these tables need; the list goes to pg_restore by a file, since its stdin is the archive. */
-async function planTables(context: Context, options: RestoreOptions, data: ObjectEntry, tables: readonly TableName[]): Promise<TableRestore> {
-  const head = async (...flags: string[]): Promise<string> =>
-    readHead([postgresTool(options, 'pg_restore'), ...flags], await openObject(context, options.storeName, options.location, data, { signal: options.signal }), options.signal);
-  const toc = parseToc(await head('--verbose', '--schema-only', '--file=-'));
-  const list = await head('--list');
-  const selected = await withPostgres(options.target, async (client) => {
-    const selection = await selectTables(toc, list, tables, (entry) => targetHas(client, entry));
-    for (const { schema, name } of selection.tables) {
-      const there = await client.query<{ there: boolean }>('SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2) AS there', [schema, name]);
-      if (there.rows[0]!.there) throw new HoldfastError('target-not-empty', `the target has a table ${schema}.${name} already`, { next: 'restore into another database and copy the rows you want, or rename the table first; nothing was changed' });
-    }
-    for (const schema of selection.schemas) await client.query(`CREATE SCHEMA IF NOT EXISTS ${quoteIdentifier(schema)}`);
-    return selection;
-  });
-  const folder = await mkdtemp(join(tmpdir(), 'holdfast-restore-'));
-  const listFile = join(folder, 'list');
-  await writeFile(listFile, selected.list);
-  return { ...selected, listFile, remove: () => rm(folder, { recursive: true, force: true }) };
-}
-
-/** The output of a child that needs the beginning of a stream only, and ends when it has seen it. */
-async function readHead(argv: readonly string[], stream: Readable, signal: AbortSignal | undefined): Promise<string> {
-  const child = startChild(argv, { stdin: 'pipe', stdout: 'pipe', signal });
-  const output = readText(child.stdout!);
-  output.catch(() => {}); // Awaited below, after its end is known.
-  const feeder = createFeeder(child);
-  try {
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      try {
-        await feeder.write(chunk);
-      } catch {
-        break; // It has what it needs, or failed: its exit tells.
-      }
-    }
-    feeder.end();
-    const exit = await child.exited;
-    signal?.throwIfAborted();
-    if (exit.code !== 0) throw childFailed(argv, exit);
-    return await output;
-  } finally {
-    stream.destroy();
-    await child.end().catch(() => {});
-  }
-}
-
-/** pg_restore reads a --dbname that looks like a connection string as one. */
-function pgRestoreName(database: string): string {
-  return /[=:/]/.test(database) ? `dbname='${database.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'` : database;
-}

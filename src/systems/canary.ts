@@ -5,6 +5,7 @@ import type { Context } from './context.ts';
 import { readEndpoint, type Endpoint } from './endpoint.ts';
 import { connectPostgres, quoteIdentifier } from './postgres.ts';
 import { nodeByAddress, withNode } from './postgres-node.ts';
+import { FENCE_TAGS, lookAtInstance } from './rds.ts';
 
 /** Acknowledged sequence numbers as closed ranges: bounded whatever the run's length. */
 export type Ranges = readonly (readonly [number, number])[];
@@ -12,6 +13,8 @@ export type Ranges = readonly (readonly [number, number])[];
 const MAX_RANGES = 500;
 /** How long a failing application waits before it asks for its endpoint again. */
 const RECONNECT_MS = 20;
+/** The same, where asking costs a call of the RDS API. */
+const KEPT_OUT_MS = 250;
 const UNDEFINED_TABLE = new Set(['42P01', '3F000']);
 const KEEP_DAYS = 30;
 
@@ -40,6 +43,7 @@ export interface CanaryOptions {
   readonly execution: string;
   readonly datastore: PostgresDatastore;
   readonly secretId: string;
+  readonly secretRegion?: string | undefined;
   /** Node that holds the primary role when it starts; null when none does (forced). */
   readonly oldPrimary: string | null;
   readonly intervalMs: number;
@@ -69,8 +73,13 @@ export async function runCanary(context: Context, options: CanaryOptions): Promi
     while (!options.signal.aborted && options.nowMs() - began < options.maximumMs) {
       if (client === null) {
         try {
-          const endpoint = await readEndpoint(context, options.secretId);
+          const endpoint = await readEndpoint(context, options.secretId, options.secretRegion);
           node = nodeByAddress(options.datastore, endpoint.host, endpoint.port);
+          if (node !== null && node === options.oldPrimary && (await keptOut(context, options.datastore, node))) {
+            put({ lastError: `${node} is behind its fencing groups, which let applications in no more`, refusedSinceMs: state.refusedSinceMs ?? options.nowMs() });
+            await sleepUnlessAborted(KEPT_OUT_MS, options.signal);
+            continue;
+          }
           client = await connect(options.datastore, endpoint);
         } catch (error) {
           put({ lastError: messageOf(error).split('\n')[0]!, refusedSinceMs: state.refusedSinceMs ?? options.nowMs() });
@@ -89,7 +98,7 @@ export async function runCanary(context: Context, options: CanaryOptions): Promi
         await client.end().catch(() => {});
         client = null;
         if (code !== undefined && UNDEFINED_TABLE.has(code) && node !== null) {
-          await ensureCanaryTable(context, options.datastore, node, options.secretId).catch((why: unknown) => put({ lastError: `the canary's table could not be made: ${messageOf(why)}` }));
+          await ensureCanaryTable(context, options.datastore, node, options.secretId, options.secretRegion).catch((why: unknown) => put({ lastError: `the canary's table could not be made: ${messageOf(why)}` }));
         }
         await sleepUnlessAborted(RECONNECT_MS, options.signal);
         continue;
@@ -113,6 +122,16 @@ export async function runCanary(context: Context, options: CanaryOptions): Promi
   return state;
 }
 
+/**
+ * The canary stands for an application, but runs where the workers are, which the fencing groups of a managed instance let in. So it
+ * asks whether the instance is fenced, and does not try when it is, or when nobody says.
+ */
+async function keptOut(context: Context, datastore: PostgresDatastore, node: string): Promise<boolean> {
+  if (datastore.managed?.type !== 'rds') return false;
+  const { instance, saw } = await lookAtInstance(context, datastore, node);
+  return !saw.answers || instance?.tags.has(FENCE_TAGS.epoch) === true;
+}
+
 function connect(datastore: PostgresDatastore, endpoint: Endpoint): Promise<Client> {
   return connectPostgres(
     { ...endpoint, sslmode: datastore.admin.sslmode, sslrootcert: datastore.admin.sslrootcert },
@@ -121,8 +140,8 @@ function connect(datastore: PostgresDatastore, endpoint: Endpoint): Promise<Clie
 }
 
 /** The table the canary writes to, writable for the application's role. Idempotent; also drops old rows. */
-export async function ensureCanaryTable(context: Context, datastore: PostgresDatastore, node: string, secretId: string): Promise<void> {
-  const endpoint = await readEndpoint(context, secretId);
+export async function ensureCanaryTable(context: Context, datastore: PostgresDatastore, node: string, secretId: string, region?: string): Promise<void> {
+  const endpoint = await readEndpoint(context, secretId, region);
   const role = quoteIdentifier(endpoint.user);
   await withNode(
     context,

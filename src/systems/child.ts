@@ -8,6 +8,8 @@ import { redact } from './log.ts';
 const ALLOWED_ENVIRONMENT = ['PATH', 'HOME', 'LANG', 'LC_ALL', 'TMPDIR', 'TZ', 'USER', 'LOGNAME', 'SSL_CERT_FILE', 'SSL_CERT_DIR', 'SSH_AUTH_SOCK'];
 const STDERR_TAIL_BYTES = 16_384;
 const SETPRIV = '/usr/bin/setpriv';
+/** Its process group is its own (`detached`), so that nothing else is in it. */
+const KILL_GROUP = `trap 'kill -9 0' USR1; "$@" & wait "$!"`;
 
 export interface ChildOptions {
   readonly env?: Readonly<Record<string, string>>;
@@ -21,6 +23,8 @@ export interface ChildOptions {
   readonly killAfterMs?: number;
   /** End with us even when we are killed with SIGKILL (Linux: parent-death signal). Default true. */
   readonly dieWithParent?: boolean;
+  /** Its own children, too: those of a command that was killed may wait for each other. It has no stdin then. */
+  readonly groupDiesWithParent?: boolean;
   readonly onStderrLine?: (line: string) => void;
 }
 
@@ -53,8 +57,9 @@ export function startChild(argv: readonly string[], options: ChildOptions = {}):
     if (value !== undefined) env[key] = value;
   }
   Object.assign(env, options.env);
-  // setpriv replaces itself by the command, so the pid is the command's own.
-  const child: ChildProcess = spawn(wrap ? SETPRIV : command, wrap ? ['--pdeathsig', 'KILL', '--', command, ...args] : args, {
+  // setpriv replaces itself by the command, so the pid is the command's own; for a group it is that of a shell, which leads the group and waits.
+  const wrapped = options.groupDiesWithParent === true ? ['--pdeathsig', 'USR1', '--', '/bin/sh', '-c', KILL_GROUP, 'sh', command, ...args] : ['--pdeathsig', 'KILL', '--', command, ...args];
+  const child: ChildProcess = spawn(wrap ? SETPRIV : command, wrap ? wrapped : args, {
     cwd: options.cwd,
     env,
     uid: options.uid,

@@ -1,6 +1,6 @@
 import { dirname, join, resolve } from 'node:path';
 import { configOf } from '../model/config.ts';
-import type { Config, PostgresDatastore, StoreConfig } from '../model/config-schema.ts';
+import type { Config, DatastoreConfig, PostgresDatastore, StoreConfig } from '../model/config-schema.ts';
 import { sortFindings } from '../model/document.ts';
 import { ConfigError, type Finding } from '../model/errors.ts';
 import type { Runbook } from '../model/runbook-schema.ts';
@@ -43,11 +43,34 @@ export function withAbsolutePaths(config: Config, folder: string): Config {
     const encryption = value.encryption === undefined ? {} : { encryption: { ...value.encryption, identity: secret(value.encryption.identity) } };
     return value.type === 'folder' ? { ...value, ...encryption, path: path(value.path) } : { ...value, ...encryption, credentials: credentials(value.credentials) };
   };
-  const datastore = (value: PostgresDatastore): PostgresDatastore => ({
+  const postgres = (value: PostgresDatastore): PostgresDatastore => ({
     ...value,
     admin: { ...value.admin, password: secret(value.admin.password), sslrootcert: path(value.admin.sslrootcert) },
     binDirectory: path(value.binDirectory),
+    ...(value.controller?.type === 'patroni'
+      ? { controller: { ...value.controller, password: secret(value.controller.password), ca: path(value.controller.ca), certificate: path(value.controller.certificate), key: secret(value.controller.key) } }
+      : {}),
   });
+  const datastore = (value: DatastoreConfig): DatastoreConfig => {
+    switch (value.engine) {
+      case 'postgres':
+        return postgres(value);
+      case 's3':
+        return { ...value, credentials: credentials(value.credentials) };
+      case 'redis':
+        return { ...value, password: secret(value.password), nodes: mapValues(value.nodes, (node) => ({ ...node, password: secret(node.password) })), ...(value.tls === undefined ? {} : { tls: { ...value.tls, ca: path(value.tls.ca) } }) };
+      case 'opensearch':
+        return { ...value, password: secret(value.password), ca: path(value.ca), clusters: mapValues(value.clusters, (cluster) => ({ ...cluster, password: secret(cluster.password) })) };
+      case 'mongodb': {
+        const files = (tls: typeof value.tls): { tls?: typeof value.tls } => (tls === undefined ? {} : { tls: { ca: path(tls.ca), certificate: path(tls.certificate) } });
+        return { ...value, password: secret(value.password), ...files(value.tls), drill: { ...value.drill, password: secret(value.drill.password), ...files(value.drill.tls) } };
+      }
+      case 'dynamodb':
+        return { ...value, credentials: credentials(value.credentials), drill: { ...value.drill, credentials: credentials(value.drill.credentials) } };
+      default:
+        return value satisfies never;
+    }
+  };
   const { temporal } = config;
   return {
     ...config,
@@ -61,6 +84,13 @@ export function withAbsolutePaths(config: Config, folder: string): Config {
     aws: { ...config.aws, credentials: credentials(config.aws.credentials) },
     stores: mapValues(config.stores, store),
     datastores: mapValues(config.datastores, datastore),
+    kubernetes: mapValues(config.kubernetes, (entry) => ({ ...entry, kubeconfig: secret(entry.kubeconfig) })),
+    kafka: mapValues(config.kafka, (cluster) => ({
+      ...cluster,
+      ...(cluster.tls === undefined ? {} : { tls: { ...cluster.tls, ca: path(cluster.tls.ca) } }),
+      ...(cluster.sasl === undefined ? {} : { sasl: { ...cluster.sasl, password: secret(cluster.sasl.password) } }),
+    })),
+    costs: config.costs === undefined ? undefined : { ...config.costs, prices: path(config.costs.prices) },
     notify: mapValues(config.notify, (entry) => ({ ...entry, url: secret(entry.url) })),
     evidence: { ...config.evidence, directory: path(config.evidence.directory), signingKey: secret(config.evidence.signingKey) },
   };

@@ -1,6 +1,6 @@
 import { hostname, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Config, PostgresDatastore, ServiceConfig } from '../model/config-schema.ts';
+import { isBackedUp, type BackedUpDatastore, type Config, type DatastoreConfig, type PostgresDatastore, type ServiceConfig } from '../model/config-schema.ts';
 import { HoldfastError } from '../model/errors.ts';
 import { createAwsClients, readManagedSecret, type AwsClients } from './aws.ts';
 import type { Logger } from './log.ts';
@@ -41,11 +41,31 @@ export function createContext(options: { config: Config; configPath: string; run
 }
 
 /** @throws HoldfastError naming the datastores there are. */
-export function datastoreOf(config: Config, name: string): PostgresDatastore {
+export function datastoreOf(config: Config, name: string): DatastoreConfig {
   // Own entries only: every object has a `constructor`.
   const datastore = Object.hasOwn(config.datastores, name) ? config.datastores[name] : undefined;
   if (datastore === undefined) throw unknownName('datastore', name, Object.keys(config.datastores));
   return datastore;
+}
+
+/** A datastore of one engine. @throws HoldfastError when it is another one's. */
+export function engineOf<E extends DatastoreConfig['engine']>(config: Config, name: string, engine: E): Extract<DatastoreConfig, { engine: E }> {
+  const datastore = datastoreOf(config, name);
+  if (datastore.engine === engine) return datastore as Extract<DatastoreConfig, { engine: E }>;
+  const fitting = Object.entries(config.datastores).flatMap(([other, { engine: its }]) => (its === engine ? [other] : []));
+  throw new HoldfastError('wrong-engine', `datastore ${name} is of engine ${datastore.engine}; this is done to ${engine} only`, { next: fitting.length === 0 ? `there is no datastore of engine ${engine}` : `use one of: ${fitting.join(', ')}` });
+}
+
+/** A datastore of an engine that has backups here. @throws HoldfastError when its engine has none. */
+export function backedUpOf(config: Config, name: string): BackedUpDatastore {
+  const datastore = datastoreOf(config, name);
+  if (isBackedUp(datastore)) return datastore;
+  const fitting = Object.entries(config.datastores).flatMap(([other, its]) => (isBackedUp(its) ? [other] : []));
+  throw new HoldfastError('wrong-engine', `datastore ${name} is of engine ${datastore.engine}, which has no backups here`, { next: fitting.length === 0 ? 'there is no datastore that has' : `use one of: ${fitting.join(', ')}` });
+}
+
+export function postgresOf(config: Config, name: string): PostgresDatastore {
+  return engineOf(config, name, 'postgres');
 }
 
 export function serviceOf(config: Config, name: string): ServiceConfig {

@@ -5,24 +5,18 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { chownSync, existsSync, readFileSync, readdirSync, readlinkSync, realpathSync } from 'node:fs';
-import { chmod, chown, mkdir, readdir, readFile, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, readFile, rm, statfs, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join, sep } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { HoldfastError, messageOf } from '../model/errors.ts';
-import type { Manifest } from '../model/manifest.ts';
+import type { PostgresManifest } from '../model/manifest-postgres.ts';
 import { formatBytes } from '../model/units.ts';
 import { runChild, startChild, type RunningChild } from './child.ts';
 import type { Context } from './context.ts';
+import { drillName, sweepDrillFolders, writeIdentity, type DrillIdentity } from './drill-folder.ts';
 import { registerSecret } from './log.ts';
 import { connectPostgres, withPostgres, type PostgresTarget } from './postgres.ts';
-
-/** Which drill a target belongs to. */
-export interface DrillIdentity {
-  readonly datastore: string;
-  readonly workflowId: string;
-  readonly runId: string;
-}
 
 export interface DrillTarget {
   readonly name: string;
@@ -47,34 +41,28 @@ export function drillsDirectory(context: Pick<Context, 'workDirectory'>): string
   return join(context.workDirectory, 'drills');
 }
 
-/** Deterministic, so that a later attempt and the sweep find what an earlier one left. */
-export function drillName(identity: DrillIdentity): string {
-  return `${identity.datastore}-${createHash('sha256').update(`${identity.workflowId}\0${identity.runId}`).digest('hex').slice(0, 12)}`;
-}
-
-interface Layout {
+export interface Layout {
   readonly name: string;
   readonly root: string;
   readonly data: string;
   readonly socket: string;
-  readonly identity: string;
   readonly password: string;
   readonly connection: string;
 }
 
-function layoutOf(context: Pick<Context, 'workDirectory'>, name: string): Layout {
+export function layoutOf(context: Pick<Context, 'workDirectory'>, name: string): Layout {
   const root = join(drillsDirectory(context), name);
   const inside = join(root, 'socket');
   // A socket's path may have 107 bytes; a deep work folder leaves no room for it.
   const socket = inside.length <= 90 ? inside : join(tmpdir(), `holdfast-drill-${createHash('sha256').update(root).digest('hex').slice(0, 16)}`);
-  return { name, root, data: join(root, 'data'), socket, identity: join(root, 'drill.json'), password: join(root, 'password'), connection: join(root, 'connection.json') };
+  return { name, root, data: join(root, 'data'), socket, password: join(root, 'password'), connection: join(root, 'connection.json') };
 }
 
 /**
  * Make and start a target for this backup. What an earlier attempt of the same run left is destroyed first.
  * @throws HoldfastError `drill-*`: the fault is this host's, never the backup's.
  */
-export async function createDrillTarget(context: Context, identity: DrillIdentity, manifest: Pick<Manifest, 'source' | 'fingerprint' | 'objects'>, options: { binDirectory?: string; staged?: boolean; signal?: AbortSignal } = {}): Promise<DrillTarget> {
+export async function createDrillTarget(context: Context, identity: DrillIdentity, manifest: Pick<PostgresManifest, 'source' | 'fingerprint' | 'objects'>, options: { binDirectory?: string; staged?: boolean; signal?: AbortSignal } = {}): Promise<DrillTarget> {
   if (!existsSync('/proc/self/cwd')) {
     throw new HoldfastError('drill-host', `drill targets are told from other servers by /proc, which this host (${process.platform}) does not have`, { next: 'run the worker that drills on Linux' });
   }
@@ -86,8 +74,7 @@ export async function createDrillTarget(context: Context, identity: DrillIdentit
   const osUser = serverUser();
   try {
     await mkdir(layout.root, { recursive: true, mode: 0o755 });
-    // First of all: from here on the sweep knows whose it is.
-    await writeFile(layout.identity, JSON.stringify({ datastore: identity.datastore, workflowId: identity.workflowId, runId: identity.runId }));
+    await writeIdentity(layout.root, identity);
     for (const folder of [layout.data, layout.socket]) {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       await chmod(folder, 0o700);
@@ -176,45 +163,13 @@ export async function destroyDrillTarget(context: Pick<Context, 'workDirectory'>
   return { existed };
 }
 
-/**
- * Destroy the targets of this host whose drill no longer runs. For the start of a worker, which must start for failovers
- * even where an old drill cannot be cleaned away: what fails is logged.
- * @returns the names of what was destroyed.
- */
-export async function sweepDrillTargets(context: Context, isRunning: (workflowId: string, runId: string) => Promise<boolean>): Promise<string[]> {
-  const directory = drillsDirectory(context);
-  const names = await readdir(directory).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== 'ENOENT') context.log.error({ directory, err: error }, 'the folder of drill targets cannot be looked at');
-    return [];
-  });
-  const destroyed: string[] = [];
-  for (const name of names) {
-    try {
-      const owner = await ownerOf(layoutOf(context, name));
-      if (owner === 'unknown' || (owner !== undefined && (await isRunning(owner.workflowId, owner.runId)))) continue;
-      await destroyDrillTarget(context, name);
-      context.log.warn({ target: name, workflowId: owner?.workflowId }, 'destroyed a drill target that an ended drill had left');
-      destroyed.push(name);
-    } catch (error) {
-      // One that resists must not protect the others; the next start tries again.
-      context.log.error({ target: name, err: error }, 'this drill target could not be looked at or destroyed; remove it by hand if it stays');
-    }
-  }
-  return destroyed;
-}
-
-/** `unknown`: made this moment by another worker, which has not written it yet. */
-async function ownerOf(layout: Layout): Promise<{ workflowId: string; runId: string } | undefined | 'unknown'> {
-  try {
-    return JSON.parse(await readFile(layout.identity, 'utf8')) as { workflowId: string; runId: string };
-  } catch {
-    const made = await stat(layout.root).catch(() => undefined);
-    return made !== undefined && Date.now() - made.mtimeMs < 60_000 ? 'unknown' : undefined;
-  }
+/** Never throws: see `sweepDrillFolders`. */
+export function sweepDrillTargets(context: Context, isRunning: (workflowId: string, runId: string) => Promise<boolean>): Promise<string[]> {
+  return sweepDrillFolders(context, drillsDirectory(context), (name) => destroyDrillTarget(context, name), isRunning);
 }
 
 /** The folder with `postgres` and `initdb` of the backup's own major version. */
-function serverBinaries(serverVersionNumber: number, configured: string | undefined): string {
+export function serverBinaries(serverVersionNumber: number, configured: string | undefined): string {
   const major = Math.floor(serverVersionNumber / 10_000);
   const folders = [configured, `/usr/lib/postgresql/${major}/bin`, `/usr/pgsql-${major}/bin`, `/opt/homebrew/opt/postgresql@${major}/bin`, `/usr/local/opt/postgresql@${major}/bin`, '/usr/local/pgsql/bin', '/usr/local/bin', '/usr/bin'];
   const tried: string[] = [];
@@ -242,7 +197,7 @@ function majorOf(folder: string): number | undefined {
 }
 
 /** PostgreSQL refuses root: then it runs as the user that its package made. */
-function serverUser(): { uid: number; gid: number } | undefined {
+export function serverUser(): { uid: number; gid: number } | undefined {
   if (process.getuid?.() !== 0) return undefined;
   const entry = readFileSync('/etc/passwd', 'utf8').split('\n').map((line) => line.split(':')).find(([name]) => name === 'postgres');
   if (entry === undefined) {
@@ -252,7 +207,7 @@ function serverUser(): { uid: number; gid: number } | undefined {
 }
 
 /** No role of the backup may be ours: globals would collide with it, and its rights would change under us. */
-function superuserFor(manifest: Pick<Manifest, 'fingerprint'>): string {
+function superuserFor(manifest: Pick<PostgresManifest, 'fingerprint'>): string {
   const taken = new Set(manifest.fingerprint.roles.map((role) => role.name));
   let name = 'holdfast_drill';
   for (let count = 2; taken.has(name); count += 1) name = `holdfast_drill_${count}`;
@@ -260,7 +215,7 @@ function superuserFor(manifest: Pick<Manifest, 'fingerprint'>): string {
 }
 
 /** @param staged the plain archive lies beside the database while it is restored. */
-async function checkDiskSpace(context: Context, manifest: Pick<Manifest, 'source' | 'objects'>, staged: boolean): Promise<void> {
+async function checkDiskSpace(context: Context, manifest: Pick<PostgresManifest, 'source' | 'objects'>, staged: boolean): Promise<void> {
   await mkdir(drillsDirectory(context), { recursive: true, mode: 0o755 });
   const plain = manifest.objects.reduce((sum, object) => sum + object.plainBytes, 0);
   // Tables, indexes, and the write-ahead log of the load.
@@ -290,7 +245,7 @@ async function initdb(layout: Layout, binDirectory: string, superuser: string, p
   }
 }
 
-async function writeConfiguration(layout: Layout, binDirectory: string, manifest: Pick<Manifest, 'fingerprint' | 'source'>, osUser: { uid: number; gid: number } | undefined): Promise<void> {
+async function writeConfiguration(layout: Layout, binDirectory: string, manifest: Pick<PostgresManifest, 'fingerprint' | 'source'>, osUser: { uid: number; gid: number } | undefined): Promise<void> {
   const needed = new Set(manifest.fingerprint.extensions.map((extension) => extension.name));
   const preload = PRELOADED.filter((name) => needed.has(name));
   const settings: Record<string, string> = {
@@ -336,7 +291,7 @@ async function writeConfiguration(layout: Layout, binDirectory: string, manifest
 let networkIsolation: Promise<boolean> | undefined;
 
 /** Root may put a process into a network namespace without any network, where the kernel lets it. */
-function canIsolateNetwork(): Promise<boolean> {
+export function canIsolateNetwork(): Promise<boolean> {
   networkIsolation ??= (async () => {
     if (process.getuid?.() !== 0 || !existsSync(UNSHARE) || !existsSync(SETPRIV)) return false;
     return (await runChild([UNSHARE, '--net', 'true'], { allowFailure: true })).code === 0;
@@ -344,12 +299,12 @@ function canIsolateNetwork(): Promise<boolean> {
   return networkIsolation;
 }
 
-function startServer(layout: Layout, binDirectory: string, isolation: DrillTarget['isolation'], osUser: { uid: number; gid: number } | undefined): RunningChild {
+export function startServer(layout: Layout, binDirectory: string, isolation: DrillTarget['isolation'], osUser: { uid: number; gid: number } | undefined, onStderrLine?: (line: string) => void): RunningChild {
   const server = [join(binDirectory, 'postgres'), '-D', layout.data];
-  if (isolation === 'socket only') return startChild(server, { ...osUser, cwd: '/', stdout: 'ignore' });
+  if (isolation === 'socket only') return startChild(server, { ...osUser, cwd: '/', stdout: 'ignore', onStderrLine });
   // The parent-death signal is forgotten when the user changes, so it is set after that.
   const asUser = osUser === undefined ? [] : [`--reuid=${osUser.uid}`, `--regid=${osUser.gid}`, '--init-groups'];
-  return startChild([UNSHARE, '--net', '--', SETPRIV, ...asUser, '--pdeathsig', 'KILL', '--', ...server], { cwd: '/', stdout: 'ignore' });
+  return startChild([UNSHARE, '--net', '--', SETPRIV, ...asUser, '--pdeathsig', 'KILL', '--', ...server], { cwd: '/', stdout: 'ignore', onStderrLine });
 }
 
 async function waitUntilReady(server: RunningChild, admin: PostgresTarget, signal: AbortSignal | undefined): Promise<void> {
@@ -377,7 +332,7 @@ async function waitUntilReady(server: RunningChild, admin: PostgresTarget, signa
 }
 
 /** Whether this host has the source's locale; the restore itself makes the database, with all its properties. */
-async function checkLocale(admin: PostgresTarget, source: Manifest['source']): Promise<void> {
+async function checkLocale(admin: PostgresTarget, source: PostgresManifest['source']): Promise<void> {
   const text = (value: string): string => `'${value.replaceAll("'", "''")}'`;
   const icu = /^icu (.+)$/.exec(source.localeProvider)?.[1];
   const locale = `encoding ${text(source.encoding)} lc_collate ${text(source.collate)} lc_ctype ${text(source.ctype)}${icu === undefined ? '' : ` locale_provider icu icu_locale ${text(icu)}`}`;
@@ -396,7 +351,7 @@ async function checkLocale(admin: PostgresTarget, source: Manifest['source']): P
 }
 
 /** The postmaster of that data directory; undefined when none runs. Its working directory tells it from a stranger with a reused pid. */
-function postmasterOf(dataDirectory: string): number | undefined {
+export function postmasterOf(dataDirectory: string): number | undefined {
   let pid: number;
   try {
     pid = Number(readFileSync(join(dataDirectory, 'postmaster.pid'), 'utf8').split('\n')[0]);

@@ -19,8 +19,8 @@ const CURRENT = 'AWSCURRENT';
 export const STAGED_LABEL = 'HOLDFAST-STAGED';
 
 /** @throws HoldfastError when the secret is missing or lacks a field; never shows its content. */
-export async function readEndpoint(context: Context, secretId: string): Promise<Endpoint> {
-  return parseEndpoint(secretId, await readManagedSecret(context.aws, secretId));
+export async function readEndpoint(context: Context, secretId: string, region?: string): Promise<Endpoint> {
+  return parseEndpoint(secretId, await readManagedSecret(context.aws, secretId, region));
 }
 
 function parseEndpoint(secretId: string, text: string): Endpoint {
@@ -58,9 +58,9 @@ export interface SecretVersions {
   readonly currentPort: number;
 }
 
-export async function secretVersions(context: Context, secretId: string): Promise<SecretVersions> {
+export async function secretVersions(context: Context, secretId: string, region?: string): Promise<SecretVersions> {
   const { GetSecretValueCommand, DescribeSecretCommand } = await import('@aws-sdk/client-secrets-manager');
-  const client = await context.aws.secretsManager();
+  const client = await context.aws.secretsManager(region);
   const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId, VersionStage: CURRENT })));
   const endpoint = parseEndpoint(secretId, value.SecretString ?? '');
   const described = await call(secretId, 'secretsmanager:DescribeSecret', () => client.send(new DescribeSecretCommand({ SecretId: secretId })));
@@ -72,9 +72,9 @@ export async function secretVersions(context: Context, secretId: string): Promis
  * A new version of the secret with another host and port, labelled but not current. Idempotent under `key`: the
  * version id is derived from it. @returns the version id
  */
-export async function stageEndpoint(context: Context, secretId: string, address: { host: string; port: number }, key: string): Promise<{ staged: string; basedOn: string }> {
+export async function stageEndpoint(context: Context, secretId: string, address: { host: string; port: number }, key: string, region?: string): Promise<{ staged: string; basedOn: string }> {
   const { GetSecretValueCommand, PutSecretValueCommand } = await import('@aws-sdk/client-secrets-manager');
-  const client = await context.aws.secretsManager();
+  const client = await context.aws.secretsManager(region);
   const value = await call(secretId, 'secretsmanager:GetSecretValue', () => client.send(new GetSecretValueCommand({ SecretId: secretId, VersionStage: CURRENT })));
   const fields = parseSecret(secretId, value.SecretString ?? '');
   registerSecret(String(fields['password'] ?? ''));
@@ -88,9 +88,9 @@ export async function stageEndpoint(context: Context, secretId: string, address:
 }
 
 /** Make `staged` current only if `expected` still is. @returns false when another version became current meanwhile. */
-export async function swapVersion(context: Context, secretId: string, staged: string, expected: string): Promise<boolean> {
+export async function swapVersion(context: Context, secretId: string, staged: string, expected: string, region?: string): Promise<boolean> {
   const { UpdateSecretVersionStageCommand } = await import('@aws-sdk/client-secrets-manager');
-  const client = await context.aws.secretsManager();
+  const client = await context.aws.secretsManager(region);
   try {
     await client.send(new UpdateSecretVersionStageCommand({ SecretId: secretId, VersionStage: CURRENT, MoveToVersionId: staged, RemoveFromVersionId: expected }));
     return true;
@@ -103,9 +103,9 @@ export async function swapVersion(context: Context, secretId: string, staged: st
 }
 
 /** Take our label off a version; the version itself stays. */
-export async function dropStaged(context: Context, secretId: string, staged: string): Promise<void> {
+export async function dropStaged(context: Context, secretId: string, staged: string, region?: string): Promise<void> {
   const { UpdateSecretVersionStageCommand } = await import('@aws-sdk/client-secrets-manager');
-  const client = await context.aws.secretsManager();
+  const client = await context.aws.secretsManager(region);
   await call(secretId, 'secretsmanager:UpdateSecretVersionStage', () => client.send(new UpdateSecretVersionStageCommand({ SecretId: secretId, VersionStage: STAGED_LABEL, RemoveFromVersionId: staged })));
 }
 
@@ -116,9 +116,9 @@ const NO_VERSION = '00000000-0000-5000-a000-000000000000';
  * May we move the secret's labels? Asked by taking our label off a version that does not exist: to who may, Secrets Manager answers
  * that it cannot be, to who may not, AccessDenied. Nothing changes either way.
  */
-export async function maySwap(context: Context, secretId: string): Promise<{ allowed: boolean; found: string }> {
+export async function maySwap(context: Context, secretId: string, region?: string): Promise<{ allowed: boolean; found: string }> {
   const { UpdateSecretVersionStageCommand } = await import('@aws-sdk/client-secrets-manager');
-  const client = await context.aws.secretsManager();
+  const client = await context.aws.secretsManager(region);
   try {
     await client.send(new UpdateSecretVersionStageCommand({ SecretId: secretId, VersionStage: STAGED_LABEL, RemoveFromVersionId: NO_VERSION }));
   } catch (error) {

@@ -11,7 +11,7 @@ import { MAXIMUM_FILE_BYTES, listEvidence, listPending, readFolder, settlePendin
 import type { Trust } from './evidence-keys.ts';
 import { EVIDENCE_FILES, RECORD_NAME, sha256Hex, verifyEvidence, type EvidenceVerdict } from './evidence-verify.ts';
 import { createFolderStore } from './store-folder.ts';
-import { openStore, type Store } from './store.ts';
+import { openStore, putFirst, type Store } from './store.ts';
 
 const CONTENT_TYPES: Readonly<Record<string, string>> = {
   [FAILBACK_FILE]: 'application/yaml',
@@ -116,14 +116,8 @@ export async function copyEvidence(context: Context, storeName: string, folder: 
     const content = files[name];
     if (content === undefined) continue; // A record of an older format, or without the file.
     const key = `${prefix}${name}`;
-    const own = await store
-      .put(key, Buffer.from(content), { ifAbsent: true, contentType: CONTENT_TYPES[name] ?? 'application/octet-stream', ...(signal === undefined ? {} : { signal }), ...(lockForMs === undefined ? {} : { lockUntilMs: nowMs + lockForMs }) })
-      .then(() => true)
-      .catch((error: unknown) => {
-        // An earlier attempt of the same run may have got this far.
-        if (error instanceof HoldfastError && error.code === 'object-exists') return false;
-        throw error;
-      });
+    // An earlier attempt of the same run may have got this far.
+    const own = await putFirst(store, key, Buffer.from(content), { contentType: CONTENT_TYPES[name] ?? 'application/octet-stream', ...(signal === undefined ? {} : { signal }), ...(lockForMs === undefined ? {} : { lockUntilMs: nowMs + lockForMs }) });
     const there = await readObject(store, key, signal);
     if (!there.equals(Buffer.from(content))) {
       throw own

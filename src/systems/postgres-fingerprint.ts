@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import type pg from 'pg';
 import { HoldfastError } from '../model/errors.ts';
-import type { PostgresFingerprint, TableFingerprint } from '../model/manifest.ts';
+import type { PostgresFingerprint, TableFingerprint } from '../model/manifest-postgres.ts';
 import { runChild } from './child.ts';
 import { libpqEnvironment, postgresTool, quoteIdentifier, type PostgresTarget } from './postgres.ts';
 import { selectionArguments, selectRelations, type SelectedRelations, type SelectedTable, type Selection } from './postgres-selection.ts';

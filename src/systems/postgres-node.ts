@@ -11,6 +11,8 @@ import { adminTarget, connectPostgres, withPostgres, type PostgresTarget } from 
 export interface NodeStatus {
   readonly node: string;
   readonly reachable: boolean;
+  /** It said nothing for as long as it was waited for; nothing refused us. */
+  readonly timedOut: boolean;
   /** Why not, when it is not. */
   readonly error: string | null;
   /** SQLSTATE of a server that answered and did not let us in, or let us go. */
@@ -64,17 +66,41 @@ select pg_is_in_recovery() as in_recovery,
        (select reset_val = 'on' from pg_settings where name = 'default_transaction_read_only') as read_only_default,
        (select rolsuper from pg_roles where rolname = current_user) as superuser`;
 
+/** Aurora's storage replicates, not its WAL: a reader has no receiver, and functions that tell WAL positions are refused there. */
+const AURORA_STATUS_SQL = `
+select pg_is_in_recovery() as in_recovery, null as system_identifier, current_setting('server_version_num')::int as server_version, null as received, null as replayed,
+       null as last_commit_at, null as replay_age_ms, null as receiver_status, null as receiver_host, null as receiver_port, null as timeline, null as receiver_silent_ms, null as announced,
+       null as followers, null as replay_paused, null as apply_delay_ms, '' as synchronous_standby_names,
+       (select reset_val = 'on' from pg_settings where name = 'default_transaction_read_only') as read_only_default,
+       (select rolsuper from pg_roles where rolname = current_user) as superuser`;
+
+/** Milliseconds of a look, and of one that comes after one without an answer in time. */
+const LOOK = { connectTimeoutMs: 3000, queryTimeoutMs: 5000 } as const;
+const SECOND_LOOK = { connectTimeoutMs: 4000, queryTimeoutMs: 6000 } as const;
+
 /** Look at a node; an unreachable one is a finding, not an error. */
-export async function nodeStatus(context: Context, datastore: PostgresDatastore, node: string, connectTimeoutMs = 3000): Promise<NodeStatus> {
+export async function nodeStatus(context: Context, datastore: PostgresDatastore, node: string, connectTimeoutMs: number = LOOK.connectTimeoutMs, queryTimeoutMs: number = LOOK.queryTimeoutMs): Promise<NodeStatus> {
+  const began = performance.now();
   try {
-    return await withNode(context, datastore, node, (client) => statusOf(client, node), { connectTimeoutMs, queryTimeoutMs: 5000 });
+    return await withNode(context, datastore, node, (client) => statusOf(client, node, (datastore.managed?.type ?? 'rds') === 'rds' ? STATUS_SQL : AURORA_STATUS_SQL), { connectTimeoutMs, queryTimeoutMs });
   } catch (error) {
+    const errorCode = sqlStateOf(error);
     return {
-      node, reachable: false, error: messageOf(error), errorCode: sqlStateOf(error), inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
+      node, reachable: false, timedOut: errorCode === null && performance.now() - began >= connectTimeoutMs, error: messageOf(error), errorCode, inRecovery: null, systemIdentifier: null, serverVersion: null, receivedLsn: null, replayedLsn: null,
       lastCommitAt: null, replayAgeMs: null, receiverStatus: null, receiverHost: null, receiverPort: null, timeline: null, receiverSilentMs: null, announcedLsn: null, followers: null, replayPaused: null, applyDelayMs: null,
       synchronousStandbyNames: '', readOnlyDefault: false, superuser: false,
     };
   }
+}
+
+/** What was seen, or, when there was no answer in time, what a second and longer look shows. */
+export async function lookAgain(context: Context, datastore: PostgresDatastore, seen: NodeStatus): Promise<NodeStatus> {
+  return seen.timedOut ? nodeStatus(context, datastore, seen.node, SECOND_LOOK.connectTimeoutMs, SECOND_LOOK.queryTimeoutMs) : seen;
+}
+
+/** Look at a node of which it would be held against the whole run that it does not answer: a busy one is not a lost one. */
+export async function patientStatus(context: Context, datastore: PostgresDatastore, node: string): Promise<NodeStatus> {
+  return lookAgain(context, datastore, await nodeStatus(context, datastore, node));
 }
 
 /** SQLSTATE of what a server said; null when it said nothing (no connection, no answer in time). */
@@ -83,11 +109,12 @@ function sqlStateOf(error: unknown): string | null {
   return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : null;
 }
 
-export async function statusOf(client: Client, node: string): Promise<NodeStatus> {
-  const row = (await client.query(STATUS_SQL)).rows[0] as Record<string, unknown>;
+export async function statusOf(client: Client, node: string, sql = STATUS_SQL): Promise<NodeStatus> {
+  const row = (await client.query(sql)).rows[0] as Record<string, unknown>;
   return {
     node,
     reachable: true,
+    timedOut: false,
     error: null,
     errorCode: null,
     inRecovery: row['in_recovery'] as boolean,

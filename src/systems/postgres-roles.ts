@@ -5,7 +5,7 @@ import type { Mode } from '../model/runbook-schema.ts';
 import type { Context } from './context.ts';
 import { readEndpoint } from './endpoint.ts';
 import { readFence } from './postgres-fence.ts';
-import { lsnValue, nodeByAddress, nodeStatus, walTimeline, withNode, type NodeStatus } from './postgres-node.ts';
+import { lookAgain, lsnValue, nodeByAddress, nodeStatus, walTimeline, withNode, type NodeStatus } from './postgres-node.ts';
 
 export interface Roles {
   readonly primary: string;
@@ -26,12 +26,15 @@ export interface RolesWanted {
 /** The primary is what the application's secret points to: a server that merely thinks so does not count. */
 export async function lookAtRoles(context: Context, datastore: PostgresDatastore, given: RolesWanted): Promise<Roles> {
   const names = Object.keys(datastore.nodes);
-  const [statuses, endpoint] = await Promise.all([
+  const [looks, endpoint] = await Promise.all([
     Promise.all(names.map((name) => nodeStatus(context, datastore, name))),
-    datastore.endpoint === undefined ? null : readEndpoint(context, datastore.endpoint.secret),
+    datastore.endpoint === undefined ? null : readEndpoint(context, datastore.endpoint.secret, datastore.endpoint.secretRegion),
   ]);
-  const byName = new Map(statuses.map((status) => [status.node, status]));
   const pointed = endpoint === null ? null : nodeByAddress(datastore, endpoint.host, endpoint.port);
+  // A standby that is slow to answer may be the one that got furthest. A forced failover does not wait for its primary as well.
+  const lost = given.mode === 'forced' ? (given.primary ?? pointed) : null;
+  const statuses = await Promise.all(looks.map((status) => (status.node === lost ? status : lookAgain(context, datastore, status))));
+  const byName = new Map(statuses.map((status) => [status.node, status]));
   const writable = statuses.filter((status) => status.inRecovery === false && !status.readOnlyDefault);
   const primary = given.primary ?? pointed ?? (writable.length === 1 ? writable[0]!.node : null);
   if (primary === null || !byName.has(primary)) {

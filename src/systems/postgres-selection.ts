@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import type { PostgresDatastore } from '../model/config-schema.ts';
 import { HoldfastError } from '../model/errors.ts';
-import type { Manifest } from '../model/manifest.ts';
+import type { PostgresManifest } from '../model/manifest-postgres.ts';
 
 export type Selection = Pick<PostgresDatastore['backup'], 'include' | 'exclude'>;
 
@@ -29,7 +29,7 @@ export function isComplete(selection: Selection): boolean {
 }
 
 /** What the manifest says of the selection. */
-export function manifestSelection(selection: Selection): Manifest['selection'] {
+export function manifestSelection(selection: Selection): PostgresManifest['selection'] {
   const { include, exclude } = selection;
   return {
     complete: isComplete(selection),

@@ -1,9 +1,9 @@
 import type pg from 'pg';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import type { CheckResult } from '../model/api.ts';
-import type { SqlCheck } from '../model/config-schema.ts';
-import type { PostgresFingerprint } from '../model/manifest.ts';
-import { judgeSqlCheck } from '../model/proof-check.ts';
+import type { ServiceCheck } from '../model/config-schema.ts';
+import type { PostgresFingerprint } from '../model/manifest-postgres.ts';
+import { judgeCheck } from '../model/proof-check.ts';
 import { connectPostgres, type PostgresTarget } from './postgres.ts';
 import { EVERYTHING, fingerprintDatabase, prepareFingerprintSession, readSequences, schemaObjects } from './postgres-fingerprint.ts';
 import { selectRelations } from './postgres-selection.ts';
@@ -69,7 +69,7 @@ const STATEMENT_TIMEOUT = '57014';
  * The service's own questions, each in a read-only transaction of its own.
  * @throws HoldfastError `postgres-connect`, `check-not-run` when the server could not answer; a wrong answer is a result.
  */
-export async function runSqlChecks(target: PostgresTarget, checks: readonly SqlCheck[], options: { timeoutMs: number; signal?: AbortSignal }): Promise<CheckResult[]> {
+export async function runSqlChecks(target: PostgresTarget, checks: readonly ServiceCheck[], options: { timeoutMs: number; signal?: AbortSignal }): Promise<CheckResult[]> {
   const results: CheckResult[] = [];
   for (const check of checks) {
     options.signal?.throwIfAborted();
@@ -78,14 +78,14 @@ export async function runSqlChecks(target: PostgresTarget, checks: readonly SqlC
       await client.query('BEGIN READ ONLY');
       await client.query(`SET LOCAL statement_timeout = ${Math.round(options.timeoutMs)}`);
       // The extended protocol takes one statement only.
-      const query = { text: check.sql, rowMode: 'array', queryMode: 'extended' } as pg.QueryArrayConfig;
-      results.push(judgeSqlCheck(check, (await client.query(query)).rows as unknown[][]));
+      const query = { text: check.sql!, rowMode: 'array', queryMode: 'extended' } as pg.QueryArrayConfig;
+      results.push(judgeCheck(check, (await client.query(query)).rows as unknown[][]));
     } catch (error) {
       const code = (error as { code?: string }).code;
       if (code === undefined || (SERVER_FAULTS.test(code) && code !== STATEMENT_TIMEOUT)) {
         throw new HoldfastError('check-not-run', `check "${check.name}" could not be run: ${messageOf(error)}`, { next: 'look at the log of the server it ran on', retryable: true, cause: error });
       }
-      results.push({ name: check.name, ok: false, found: `error: ${messageOf(error)}`, expected: 'an answer', next: 'run its SQL against the source: either the backup misses something, or the check is out of date' });
+      results.push({ name: check.name, ok: false, found: `error: ${messageOf(error)}`, expected: 'an answer', next: 'run its query against the source: either the backup misses something, or the check is out of date' });
     } finally {
       await client.end().catch(() => {});
     }

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { link, mkdir, open, readdir, rename, rm, rmdir, stat, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, join, resolve, sep } from 'node:path';
+import { dirname, join, resolve, sep } from 'node:path';
 import type { Readable } from 'node:stream';
 import { HoldfastError, messageOf } from '../model/errors.ts';
 import { alreadyThere, missingObject, readText, shellQuote, type PutOptions, type Store, type StoredObject } from './store.ts';
 
-/** Name of a file that is still being written; never listed, removed by the reaper. */
+/** Name of a file that is still being written; never listed, removed by the reaper. Nothing of the final name follows: that may be as long as a name can be. */
 const UPLOAD_PREFIX = '.upload-';
 
 /** A store in a folder, for a laptop or a mounted disk: same promises as S3, by temp name, fsync and link. */
@@ -21,7 +21,7 @@ export function createFolderStore(path: string, prefix: string): Store {
 
   async function put(key: string, body: Readable | Buffer | string, options: PutOptions = {}): Promise<{ bytes: number }> {
     const file = fileOf(key);
-    const temporary = join(dirname(file), `${UPLOAD_PREFIX}${randomBytes(6).toString('hex')}-${basename(file)}`);
+    const temporary = join(dirname(file), `${UPLOAD_PREFIX}${randomBytes(8).toString('hex')}`);
     let bytes = 0;
     let handle: FileHandle | undefined;
     try {

@@ -31,13 +31,17 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
     }
   }
 
+  function brokenListing(wanted: string): HoldfastError {
+    return new HoldfastError('store-listing', `the listing of ${where(wanted)} broke off without saying where to go on`, { retryable: true, next: 'try again; a listing that is not whole is never taken for one' });
+  }
+
   function lockOf(options: PutOptions): { ObjectLockMode?: 'GOVERNANCE' | 'COMPLIANCE'; ObjectLockRetainUntilDate?: Date } {
     if (options.lockUntilMs === undefined || config.objectLock === undefined) return {};
     return { ObjectLockMode: config.objectLock.mode, ObjectLockRetainUntilDate: new Date(options.lockUntilMs) };
   }
 
-  async function putWhole(key: string, body: Buffer, options: PutOptions): Promise<{ bytes: number }> {
-    await call('written', key, () =>
+  async function putWhole(key: string, body: Buffer, options: PutOptions): Promise<{ bytes: number; etag: string | undefined }> {
+    const answer = await call('written', key, () =>
       client.send(
         new s3.PutObjectCommand({
           Bucket: bucket,
@@ -53,10 +57,10 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
       ),
     );
     options.onProgress?.(body.length);
-    return { bytes: body.length };
+    return { bytes: body.length, etag: answer.ETag };
   }
 
-  async function put(key: string, body: Readable | Buffer | string, options: PutOptions = {}): Promise<{ bytes: number }> {
+  async function put(key: string, body: Readable | Buffer | string, options: PutOptions = {}): Promise<{ bytes: number; etag?: string | undefined }> {
     options.signal?.throwIfAborted();
     if (typeof body === 'string' || Buffer.isBuffer(body)) return putWhole(key, Buffer.from(body as string), options);
     const wanted = Math.ceil((options.expectedBytes ?? 0) / (MAXIMUM_PARTS - 1000) / 1_048_576) * 1_048_576;
@@ -194,7 +198,7 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
       const page = await call('listed', wanted, () => client.send(new s3.ListObjectsV2Command({ Bucket: bucket, Prefix: wanted, ContinuationToken: token })));
       for (const object of page.Contents ?? []) yield { key: object.Key!, bytes: object.Size ?? 0, modifiedMs: object.LastModified?.getTime() ?? 0 };
       if (page.IsTruncated === true && page.NextContinuationToken === undefined) {
-        throw new HoldfastError('store-listing', `the listing of ${where(wanted)} broke off without a continuation token`, { retryable: true });
+        throw brokenListing(wanted);
       }
       token = page.IsTruncated === true ? page.NextContinuationToken : undefined;
     } while (token !== undefined);
@@ -206,7 +210,8 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
       const page = await call('listed', wanted, () => client.send(new s3.ListObjectVersionsCommand({ Bucket: bucket, Prefix: wanted, KeyMarker: keyMarker, VersionIdMarker: versionMarker })));
       for (const marker of page.DeleteMarkers ?? []) if (marker.IsLatest === true) yield { key: marker.Key!, modifiedMs: marker.LastModified?.getTime() ?? 0, deleted: true };
       for (const version of page.Versions ?? []) if (version.IsLatest !== true) yield { key: version.Key!, modifiedMs: version.LastModified?.getTime() ?? 0, deleted: false };
-      if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return;
+      if (page.IsTruncated !== true) return;
+      if (page.NextKeyMarker === undefined) throw brokenListing(wanted);
       [keyMarker, versionMarker] = [page.NextKeyMarker, page.NextVersionIdMarker];
     }
   }
@@ -237,7 +242,8 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
           await abandon(upload.Key, upload.UploadId);
           reaped += 1;
         }
-        if (page.IsTruncated !== true || page.NextKeyMarker === undefined) return reaped;
+        if (page.IsTruncated !== true) return reaped;
+        if (page.NextKeyMarker === undefined) throw brokenListing(wanted);
         keyMarker = page.NextKeyMarker;
         uploadMarker = page.NextUploadIdMarker;
       }

@@ -31,7 +31,7 @@ export interface Store {
   readonly prefix: string;
   /** How long a backup is to be locked, when the store is configured so. */
   readonly lockForMs: number | undefined;
-  put(key: string, body: Readable | Buffer | string, options?: PutOptions): Promise<{ bytes: number }>;
+  put(key: string, body: Readable | Buffer | string, options?: PutOptions): Promise<{ bytes: number; etag?: string | undefined }>;
   get(key: string, options?: { signal?: AbortSignal }): Promise<Readable>;
   getText(key: string, options?: { signal?: AbortSignal }): Promise<string>;
   /** undefined when there is no such object. `lockedUntilMs` is Infinity under a legal hold. */
@@ -63,6 +63,31 @@ export async function openStore(context: Context, storeName: string): Promise<St
 
 export function alreadyThere(where: string): HoldfastError {
   return new HoldfastError('object-exists', `${where} exists already and is never overwritten`, { next: 'find out who wrote it; a new backup gets a folder of its own' });
+}
+
+export function isAlreadyThere(error: unknown): boolean {
+  return error instanceof HoldfastError && error.code === 'object-exists';
+}
+
+/** Whoever comes first has it: what is there already stays. @returns false: it was there. */
+export async function putFirst(store: Store, key: string, body: Buffer | string, options: Omit<PutOptions, 'ifAbsent'>): Promise<boolean> {
+  try {
+    await store.put(key, body, { ...options, ifAbsent: true });
+    return true;
+  } catch (error) {
+    if (!isAlreadyThere(error)) throw error;
+    return false;
+  }
+}
+
+/** Under a name that nobody else uses: what is there already, of this size, was stored by a first try of ours whose answer was lost. Then there is no `etag`. */
+export async function putOwn(store: Store, key: string, bytes: Buffer, options: Omit<PutOptions, 'ifAbsent'>): Promise<{ etag: string | undefined }> {
+  try {
+    return { etag: (await store.put(key, bytes, { ...options, ifAbsent: true })).etag };
+  } catch (error) {
+    if (!isAlreadyThere(error) || (await store.head(key))?.bytes !== bytes.length) throw error;
+    return { etag: undefined };
+  }
 }
 
 export function missingObject(where: string): HoldfastError {

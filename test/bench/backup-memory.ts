@@ -12,7 +12,7 @@ import { createBucket, createProcesses, startPostgres, startVersity } from '../.
 import type { BackupResult } from '../../src/model/api.ts';
 import { configSchema } from '../../src/model/config-schema.ts';
 import { formatBytes, formatDuration } from '../../src/model/units.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import { createContext } from '../../src/systems/context.ts';
 import { createLogger } from '../../src/systems/log.ts';
 import { formatTable } from '../../src/cli/io.ts';
@@ -25,6 +25,7 @@ interface Outcome {
   readonly cpuMs: number;
 }
 
+process.once('disconnect', () => process.exit()); // Whoever wanted the figure is gone.
 if (process.send === undefined) await bench(process.argv.slice(2).map(Number));
 else await backUp(process.argv[2]!);
 

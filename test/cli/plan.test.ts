@@ -8,6 +8,7 @@ import { secretVersions } from '../../src/systems/endpoint.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 import { runHere, type ProgramExit } from './program.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 /** Nobody listens there. */
 const NO_TEMPORAL = ['--address', '127.0.0.1:1'];
@@ -85,7 +86,7 @@ describe('plan, with Temporal down', () => {
   test('shows all findings at once, not the first', async () => {
     await queryOnce(pair.servers.b.connectionString(), 'select pg_wal_replay_pause()');
     try {
-      const dns = pair.context.config.datastores['shop']!.endpoint!.dns!;
+      const dns = postgresOf(pair.context.config, 'shop').endpoint!.dns!;
       // Forced, while the primary is well: refused, and still every later step was looked at.
       const { code, view } = await planned(service, '--mode', 'forced');
       expect(code).toBe(1);

@@ -1,8 +1,9 @@
 import { writeFileSync } from 'node:fs';
 import { loadavg } from 'node:os';
 import { resolve } from 'node:path';
-import { ApplicationFailure, WorkflowFailedError, type Client } from '@temporalio/client';
+import { type Client } from '@temporalio/client';
 import { afterAll, beforeAll, expect, it } from 'vitest';
+import { resultIn } from '../../src/engine/executions.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
@@ -56,7 +57,8 @@ async function outcomeOf(running: Promise<ExecutionResult>): Promise<ExecutionRe
   try {
     return await running;
   } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure && error.cause.details?.[0] !== undefined) return error.cause.details[0] as ExecutionResult;
+    const result = resultIn(error);
+    if (result !== undefined) return result;
     throw error;
   }
 }

@@ -10,7 +10,7 @@ import type { StepDefinition } from '../../activities/step-definition.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { PHASES } from '../../src/model/catalogue.ts';
 import type { Progress } from '../../src/model/execution.ts';
-import { withoutFence } from '../../src/systems/postgres-fence.ts';
+import { withoutFence } from '../../src/model/fence-text.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';

@@ -1,9 +1,10 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { resultIn } from '../../src/engine/executions.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startTemporal, type TemporalServer } from '../../src/local/temporal.ts';
 import type { ToxicProxy } from '../../src/local/toxiproxy.ts';
@@ -12,6 +13,7 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type MortalWorker } from '../mortal.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, toxiproxy, uniqueName } from '../support.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 /** `npm test` takes the cuts that matter most, `npm run test:fault` all of them, short and long. */
 const LONG = process.env['HOLDFAST_TEST_ROUNDS'] === 'long';
@@ -67,7 +69,8 @@ async function conclude(handle: WorkflowHandle): Promise<{ result: ExecutionResu
       handle.result().then(
         (result: unknown) => result as ExecutionResult,
         (error: unknown) => {
-          if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure && error.cause.details?.[0] !== undefined) return error.cause.details[0] as ExecutionResult;
+          const result = resultIn(error);
+          if (result !== undefined) return result;
           // The server was away; ask again.
           if (error instanceof WorkflowFailedError) throw error;
           return null;
@@ -240,7 +243,7 @@ describe('the network between worker and databases is cut', () => {
   beforeAll(async () => {
     pair = withHeld(await databasePair(processes), 2);
     for (const name of ['a', 'b'] as const) {
-      const node = pair.context.config.datastores['shop']!.nodes[name]!;
+      const node = postgresOf(pair.context.config, 'shop').nodes[name]!;
       const proxy = await toxiproxy().proxy(uniqueName(name), `${node.host}:${node.port}`);
       proxies.set(name, proxy);
       const [host, port] = proxy.address.split(':') as [string, string];

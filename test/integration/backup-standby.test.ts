@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createProcesses, startPostgres, startStandby, type PostgresServer, type Processes } from '../../src/local/stack.ts';
-import { readManifest, restoreInto } from '../../src/systems/backup-catalogue.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
+import { readManifest } from '../../src/systems/backup-catalogue.ts';
+import { restoreInto } from '../../src/systems/postgres-restore.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { withPostgres } from '../../src/systems/postgres.ts';
 import { fingerprintDatabase } from '../../src/systems/postgres-fingerprint.ts';
@@ -36,9 +39,9 @@ afterAll(async () => {
   await processes.end();
 });
 
-async function back(id: string): Promise<{ location: string; manifest: Awaited<ReturnType<typeof readManifest>> }> {
+async function back(id: string): Promise<{ location: string; manifest: PostgresManifest }> {
   const { location } = await runBackup(context, { datastore: 'shop', id, location: `shop/2026/01/02/030405Z-${id}/`, reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
-  return { location, manifest: await readManifest(await openStore(context, 'main'), location) };
+  return { location, manifest: postgresManifestOf(await readManifest(await openStore(context, 'main'), location)) };
 }
 
 test('a backup of the standby is exact while the primary is written, and leaves unlogged rows out', async () => {

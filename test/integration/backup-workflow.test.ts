@@ -1,5 +1,7 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, statSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Client } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -10,7 +12,7 @@ import { WORKFLOW_IDS, type BackupInput, type BackupResult, type RetentionResult
 import { listBackups } from '../../src/systems/backup-catalogue.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { openStore } from '../../src/systems/store.ts';
-import { connectTemporal, queryOnce, runningWorker, suite, testConfig, testSecret, toxiproxy, uniqueName, type ConfigOverrides } from '../support.ts';
+import { connectTemporal, queryOnce, runningWorker, suite, testConfig, testDirectory, testSecret, toxiproxy, uniqueName, type ConfigOverrides } from '../support.ts';
 import { BULKY, childrenNamed, expectNothingLeft, keysIn, uploadsIn } from './backup-broken.ts';
 
 const MAIN = fileURLToPath(new URL('../../src/cli/main.ts', import.meta.url));
@@ -223,6 +225,17 @@ test('the command line backs up, lists, verifies, pins, explains and restores', 
     const table = await holdfast('restore', id, '--to', to, '--password-from', 'env:HOLDFAST_TEST_VICTIM_PASSWORD', '--allow-non-empty', '--table', 'public.bulky');
     expect(table).toMatchObject({ code: 0 });
     expect(await queryOnce(server.connectionString('restored'), 'select count(*)::int as n from bulky')).toEqual([{ n: 2000 }]);
+
+    // As plain SQL, for whoever has nothing but psql.
+    const file = join(testDirectory('sql'), 'shop.sql.zst');
+    expect(await holdfast('restore', id, '--sql', file)).toMatchObject({ code: 0, stdout: expect.stringContaining('psql --no-psqlrc --set=ON_ERROR_STOP=1') });
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    await queryOnce(server.connectionString('postgres'), 'create database scripted');
+    execFileSync('sh', ['-c', `zstd -dc ${file} | psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --single-transaction "$0" > /dev/null`, server.connectionString('scripted')]);
+    expect(await queryOnce(server.connectionString('scripted'), 'select count(*)::int as n from bulky')).toEqual([{ n: 2000 }]);
+    expect(await holdfast('restore', id, '--sql', file)).toMatchObject({ code: 4, stderr: expect.stringContaining('exists already') });
+    expect(readdirSync(dirname(file))).toEqual(['shop.sql.zst']);
+    expect((await holdfast('restore', id)).code).toBe(2);
 
     const withPassword = await holdfast('restore', id, '--to', `postgres://a:secret@${server.host}/x`, '--password-from', 'env:X');
     expect(withPassword.code).toBe(2);

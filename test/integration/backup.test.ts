@@ -2,13 +2,15 @@ import { execFileSync } from 'node:child_process';
 import { generateX25519Identity, identityToRecipient } from 'age-encryption';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createProcesses, startPostgres } from '../../src/local/stack.ts';
-import { listBackups, openObject, readBack, readManifest, restoreInto } from '../../src/systems/backup-catalogue.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
+import { listBackups, openObject, readManifest } from '../../src/systems/backup-catalogue.ts';
+import { readBack, restoreInto } from '../../src/systems/postgres-restore.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import { withPostgres } from '../../src/systems/postgres.ts';
 import { fingerprintDatabase, readSequences, schemaObjects } from '../../src/systems/postgres-fingerprint.ts';
 import { selectRelations } from '../../src/systems/postgres-selection.ts';
 import { EVERYTHING } from '../../src/systems/postgres-fingerprint.ts';
-import type { Manifest } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { openStore } from '../../src/systems/store.ts';
 import { queryOnce, suite, testConfig, testDatabase, testDatastore, testDirectory, uniqueName, type ConfigOverrides, type TestDatabase } from '../support.ts';
@@ -17,7 +19,7 @@ import { FOREIGN_SCHEMA, rolesFor } from './backup-schema.ts';
 let database: TestDatabase;
 let context: Context;
 let location: string;
-let manifest: Manifest;
+let manifest: PostgresManifest;
 const roles = rolesFor(uniqueName('r').replaceAll('-', '_'));
 
 beforeAll(async () => {
@@ -28,7 +30,7 @@ beforeAll(async () => {
   const request = { datastore: 'shop', id: 'one', location: 'shop/2026/01/02/030405Z-one/', reason: 'test', workflowId: 'w', runId: 'r' };
   const result = await runBackup(context, request, { signal: new AbortController().signal });
   location = result.location;
-  manifest = await readManifest(await openStore(context, 'main'), location);
+  manifest = postgresManifestOf(await readManifest(await openStore(context, 'main'), location));
 });
 
 afterAll(async () => {
@@ -168,10 +170,10 @@ test('selected tables come with partitions, indexes, constraints, sequences and 
 });
 
 /** One backup with other settings, of the same database. */
-async function another(id: string, datastore: ConfigOverrides, store: ConfigOverrides = {}): Promise<{ of: Context; manifest: Manifest; location: string }> {
+async function another(id: string, datastore: ConfigOverrides, store: ConfigOverrides = {}): Promise<{ of: Context; manifest: PostgresManifest; location: string }> {
   const of = await testConfig({ datastores: { shop: testDatastore(database, datastore) }, stores: { main: store } });
   const { location } = await runBackup(of, { datastore: 'shop', id, location: `shop/2026/01/02/030405Z-${id}/`, reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
-  return { of, location, manifest: await readManifest(await openStore(of, 'main'), location) };
+  return { of, location, manifest: postgresManifestOf(await readManifest(await openStore(of, 'main'), location)) };
 }
 
 /** What a partial backup's tables need and a full one would bring. */
@@ -193,7 +195,7 @@ test.each([
     await restoreInto(of, { storeName: 'main', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory, globals: false });
     const found = await withPostgres(target.target, (client) => fingerprintDatabase([client]));
     // A materialised view is computed anew, here from fewer rows.
-    const stored = (parts: { tables: Manifest['fingerprint']['tables'] }): unknown => parts.tables.filter((table) => table.kind === 'table');
+    const stored = (parts: { tables: PostgresManifest['fingerprint']['tables'] }): unknown => parts.tables.filter((table) => table.kind === 'table');
     expect(stored(found)).toEqual(stored(manifest.fingerprint));
     expect(found.largeObjects).toEqual(manifest.fingerprint.largeObjects);
     expect(found.largeObjects.count).toBe('3');
@@ -271,7 +273,7 @@ test.each([
   try {
     await withPostgres(source, (client) => client.query(fill));
     const { location } = await runBackup(of, { datastore: 'shop', id: 'e', location: 'shop/2026/01/02/030405Z-e/', reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
-    const manifest = await readManifest(await openStore(of, 'main'), location);
+    const manifest = postgresManifestOf(await readManifest(await openStore(of, 'main'), location));
     expect(manifest.fingerprint.tables).toMatchObject([{ name: 't', rows: '300' }]);
     await restoreInto(of, { storeName: 'main', location, manifest, target, create: true, binDirectory: suite().postgres.binDirectory });
     expect((await withPostgres(target, (client) => fingerprintDatabase([client]))).tables).toEqual(manifest.fingerprint.tables);
@@ -291,7 +293,7 @@ test('a backup into a folder store restores too, and an empty database is a back
   try {
     const { location } = await runBackup(of, { datastore: 'void', id: 'none', location: 'void/2026/01/02/030405Z-none/', reason: 'test', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
     const store = await openStore(of, 'disk');
-    const manifest = await readManifest(store, location);
+    const manifest = postgresManifestOf(await readManifest(store, location));
     expect(manifest.fingerprint.tables).toEqual([]);
     await restoreInto(of, { storeName: 'disk', location, manifest, target: target.target, binDirectory: suite().postgres.binDirectory });
     expect(await listBackups(store, '', 'void')).toHaveLength(1);

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { findTool } from '../../src/local/tools.ts';
 import type { BreakGlassResults } from '../../src/model/break-glass-results.ts';
-import { fenceEpoch } from '../../src/systems/postgres-fence.ts';
+import { fenceEpoch } from '../../src/model/fence-text.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import type { ImportedResult } from '../../workflows/imported.ts';
 import { runHere, secretsOfTest } from '../cli/program.ts';

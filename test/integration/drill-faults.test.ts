@@ -1,7 +1,10 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { compareFingerprints, type Difference, type Proof } from '../../src/model/proof.ts';
-import type { BackupSummary, Manifest } from '../../src/model/manifest.ts';
-import { readManifest, restoreInto } from '../../src/systems/backup-catalogue.ts';
+import type { BackupSummary } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
+import { readManifest } from '../../src/systems/backup-catalogue.ts';
+import { restoreInto } from '../../src/systems/postgres-restore.ts';
 import { createDrillTarget, destroyDrillTarget, type DrillTarget } from '../../src/systems/drill-target.ts';
 import { withPostgres } from '../../src/systems/postgres.ts';
 import { fingerprintTarget } from '../../src/systems/proof-postgres.ts';
@@ -9,13 +12,13 @@ import { drillFixture, type DrillFixture } from './drill-fixture.ts';
 
 let fixture: DrillFixture;
 let backup: BackupSummary;
-let manifest: Manifest;
+let manifest: PostgresManifest;
 let target: DrillTarget;
 
 beforeAll(async () => {
   fixture = await drillFixture('faults');
   backup = await fixture.backUp();
-  manifest = await readManifest(fixture.store, backup.location);
+  manifest = postgresManifestOf(await readManifest(fixture.store, backup.location));
   target = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/faults', runId: 'faults' }, manifest);
   await restoreInto(fixture.context, { storeName: 'main', location: backup.location, manifest, target: target.connection, create: true });
 });

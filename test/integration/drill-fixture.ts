@@ -11,7 +11,7 @@ import { createProcesses, startPostgres, type PostgresServer } from '../../src/l
 import type { RestoreDrillInput, RestoreDrillResult } from '../../src/model/api.ts';
 import { backupFolder, type BackupSummary } from '../../src/model/manifest.ts';
 import { listBackups } from '../../src/systems/backup-catalogue.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { drillsDirectory } from '../../src/systems/drill-target.ts';
 import { generateSigningKey } from '../../src/systems/evidence-keys.ts';

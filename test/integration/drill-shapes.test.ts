@@ -1,11 +1,14 @@
 import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { prepareRoles } from '../../activities/drill.ts';
+import { prepareRoles } from '../../src/systems/postgres-drill.ts';
 import { createProcesses, startPostgres, type PostgresServer, type Processes } from '../../src/local/stack.ts';
-import { backupFolder, type Manifest } from '../../src/model/manifest.ts';
+import { backupFolder } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
 import { compareFingerprints, type Proof } from '../../src/model/proof.ts';
-import { readManifest, restoreInto } from '../../src/systems/backup-catalogue.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
+import { readManifest } from '../../src/systems/backup-catalogue.ts';
+import { restoreInto } from '../../src/systems/postgres-restore.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import { createDrillTarget, destroyDrillTarget } from '../../src/systems/drill-target.ts';
 import { fingerprintTarget } from '../../src/systems/proof-postgres.ts';
 import { openStore } from '../../src/systems/store.ts';
@@ -28,7 +31,7 @@ async function sql(database: string, text: string): Promise<void> {
 }
 
 /** Back up and prove, as a drill does it. */
-async function prove(database: string, backup: Record<string, unknown> = {}, jobs = 1): Promise<{ proof: Proof; manifest: Manifest }> {
+async function prove(database: string, backup: Record<string, unknown> = {}, jobs = 1): Promise<{ proof: Proof; manifest: PostgresManifest }> {
   const context = await testConfig({
     datastores: {
       shape: { engine: 'postgres', database, store: 'main', binDirectory: source.binDirectory, admin: { username: source.superuser, password: 'env:HOLDFAST_TEST_SHAPES_PASSWORD' }, nodes: { a: { host: source.host, port: source.port } }, backup },
@@ -37,7 +40,7 @@ async function prove(database: string, backup: Record<string, unknown> = {}, job
   const store = await openStore(context, 'main');
   const location = backupFolder(store.prefix, 'shape', Date.now(), 'one');
   await runBackup(context, { datastore: 'shape', id: 'one', location, reason: 'test', workflowId: 'test', runId: 'test' }, { signal: new AbortController().signal });
-  const manifest = await readManifest(store, location);
+  const manifest = postgresManifestOf(await readManifest(store, location));
   const target = await createDrillTarget(context, { datastore: 'shape', workflowId: uniqueName('drill'), runId: '1' }, manifest, { binDirectory: source.binDirectory });
   try {
     await prepareRoles(target, manifest);

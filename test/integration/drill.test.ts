@@ -6,7 +6,8 @@ import { WorkflowFailedError, type Client } from '@temporalio/client';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { RestoreDrillResult } from '../../src/model/api.ts';
 import type { Progress } from '../../src/model/execution.ts';
-import type { Manifest } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
 import { listBackups, readManifest } from '../../src/systems/backup-catalogue.ts';
 import { createDrillTarget, openDrillTarget, sweepDrillTargets } from '../../src/systems/drill-target.ts';
 import { verifyEvidenceFolder } from '../../src/systems/evidence-folder.ts';
@@ -80,7 +81,7 @@ describe('with a worker', () => {
     expect(verdict.report!.measurements.map((measurement) => measurement.measured)).toEqual([result.measuredRtoMs, result.measuredRpoMs]);
     expect(verdict.report!.timeline.map((entry) => [entry.label, entry.outcome])).toEqual([
       ['Choose the backup', 'done'], ['Start an isolated target', 'done'], ['Restore roles and data', 'done'], ['Compare with the manifest', 'done'],
-      ['Run the SQL checks of the service', 'done'], ['Destroy the target', 'done'], ['Mark the backup', 'done'],
+      ['Run the checks of the service', 'done'], ['Destroy the target', 'done'], ['Mark the backup', 'done'],
     ]);
     const copies: string[] = [];
     for await (const object of fixture.store.list(`${fixture.store.prefix}evidence/`)) copies.push(object.key);
@@ -117,7 +118,7 @@ describe('with a worker', () => {
 
   test('a flipped byte in the stored object makes the backup bad', async () => {
     const backup = await fixture.backUp();
-    const manifest = await readManifest(fixture.store, backup.location);
+    const manifest = postgresManifestOf(await readManifest(fixture.store, backup.location));
     const data = manifest.objects.find((object) => object.role === 'data')!;
     const bytes = await bytesOf(backup.location + data.name);
     bytes[Math.floor(bytes.length / 2)]! ^= 0x10;
@@ -133,7 +134,7 @@ describe('with a worker', () => {
 
   test('changed rows behind checksums that were all made anew are found by the fingerprints', async () => {
     const backup = await fixture.backUp();
-    const manifest = structuredClone(await readManifest(fixture.store, backup.location)) as Manifest;
+    const manifest = structuredClone(postgresManifestOf(await readManifest(fixture.store, backup.location)));
     const data = manifest.objects.find((object) => object.role === 'data')!;
     const plain = zstdDecompressSync(await bytesOf(backup.location + data.name));
     const at = plain.indexOf('Grace ', plain.indexOf('customer1@example.com'));
@@ -184,7 +185,7 @@ describe('with a worker', () => {
 
   test('a fault of this host fails the drill without a word against the backup', async () => {
     const backup = await fixture.backUp();
-    const manifest = structuredClone(await readManifest(fixture.store, backup.location)) as Manifest;
+    const manifest = structuredClone(postgresManifestOf(await readManifest(fixture.store, backup.location)));
     manifest.source.collate = 'xx_YY.UTF-8';
     const text = JSON.stringify(manifest);
     await fixture.store.put(`${backup.location}manifest.json`, text);
@@ -208,7 +209,7 @@ describe('with a worker', () => {
 
 test('a worker that starts removes what drills that ended have left, and leaves running ones alone', async () => {
   const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
-  const manifest = await readManifest(fixture.store, backup!.location);
+  const manifest = postgresManifestOf(await readManifest(fixture.store, backup!.location));
   const ended = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/ended', runId: randomUUID() }, manifest);
   const running = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/running', runId: randomUUID() }, manifest);
   expect(await sweepDrillTargets(fixture.context, async (workflowId) => workflowId === 'drill/running')).toEqual([ended.name]);
@@ -229,7 +230,7 @@ test('a worker that starts removes what drills that ended have left, and leaves 
 
 test('a target that is the source itself, or not the server made for the drill, is refused', async () => {
   const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
-  const manifest = await readManifest(fixture.store, backup!.location);
+  const manifest = postgresManifestOf(await readManifest(fixture.store, backup!.location));
   const target = await createDrillTarget(fixture.context, { datastore: 'shop', workflowId: 'drill/refused', runId: '1' }, manifest);
   const connection = join(target.directory, 'connection.json');
   writeFileSync(connection, JSON.stringify({ ...JSON.parse(readFileSync(connection, 'utf8')), sourceSystemIdentifier: target.systemIdentifier }));
@@ -239,9 +240,9 @@ test('a target that is the source itself, or not the server made for the drill, 
 
 test('a host that cannot hold or run the restore says so before anything is made', async () => {
   const [backup] = await listBackups(fixture.store, fixture.store.prefix, 'shop');
-  const manifest = await readManifest(fixture.store, backup!.location);
+  const manifest = postgresManifestOf(await readManifest(fixture.store, backup!.location));
   const identity = { datastore: 'shop', workflowId: 'drill/impossible', runId: '1' };
-  const made = (source: Partial<Manifest['source']>): Promise<unknown> => createDrillTarget(fixture.context, identity, { ...manifest, source: { ...manifest.source, ...source } });
+  const made = (source: Partial<PostgresManifest['source']>): Promise<unknown> => createDrillTarget(fixture.context, identity, { ...manifest, source: { ...manifest.source, ...source } });
   await expect(made({ serverVersionNumber: 990_001 })).rejects.toMatchObject({ code: 'drill-server-missing', next: expect.stringContaining('postgresql-99') });
   await expect(made({ databaseBytes: 1e15 })).rejects.toMatchObject({ code: 'drill-disk', message: expect.stringContaining('this drill needs about') });
   expectNoTargets(fixture.context);

@@ -12,8 +12,10 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import type { ReadinessResult } from '../../workflows/readiness.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory } from '../support.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
-const SWITCHES = Number(process.env['HOLDFAST_TEST_SWITCHES'] ?? 20);
+/** Even, so that it ends where it began. */
+const SWITCHES = process.env['HOLDFAST_TEST_ROUNDS'] === 'long' ? 20 : 6;
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -67,7 +69,7 @@ function measured(result: ExecutionResult, name: string): number | null {
 
 describe('guards that would fail late', () => {
   it('finds a missing DNS zone before writes are refused, and the primary stays writable', async () => {
-    const dns = pair.context.config.datastores['shop']!.endpoint!.dns!;
+    const dns = postgresOf(pair.context.config, 'shop').endpoint!.dns!;
     const zone = dns.hostedZoneId;
     dns.hostedZoneId = 'ZMISSING';
     try {
@@ -81,7 +83,7 @@ describe('guards that would fail late', () => {
   });
 
   it('finds a missing secret before writes are refused', async () => {
-    const endpoint = pair.context.config.datastores['shop']!.endpoint!;
+    const endpoint = postgresOf(pair.context.config, 'shop').endpoint!;
     const secret = endpoint.secret;
     endpoint.secret = 'no-such-secret';
     try {

@@ -8,10 +8,11 @@ import { postgresSteps } from '../../activities/postgres.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { Phase } from '../../src/model/catalogue.ts';
 import type { PhaseResult } from '../../src/model/execution.ts';
-import { fenceEpoch } from '../../src/systems/postgres-fence.ts';
+import { fenceEpoch } from '../../src/model/fence-text.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { runStep } from '../step-run.ts';
 import { queryOnce, testDirectory } from '../support.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -150,7 +151,7 @@ describe('nobody stays inside', () => {
   });
 
   it('where its process cannot be ended, writes are not taken for refused', async () => {
-    const node = pair.context.config.datastores['shop']!.nodes['a']!;
+    const node = postgresOf(pair.context.config, 'shop').nodes['a']!;
     const { dataDirectory } = node;
     delete node.dataDirectory;
     try {
@@ -199,7 +200,7 @@ describe('nobody stays inside', () => {
   });
 
   it('an application that logs in as the administrator cannot be held, which is found before anything changes', async () => {
-    const { admin } = pair.context.config.datastores['shop']!;
+    const { admin } = postgresOf(pair.context.config, 'shop');
     const { username } = admin;
     const { dataDirectory } = pair.servers.a;
     const before = await run('postgres.readOnly', 'guard');
@@ -211,7 +212,7 @@ describe('nobody stays inside', () => {
     Object.assign(admin, { username: 'shop_app', password: 'env:HOLDFAST_TEST_SHOP_PASSWORD' });
     try {
       expect((await run('postgres.readOnly', 'guard')).checks!.filter((check) => !check.ok).map((check) => check.name)).toEqual(['the application is not the administrator']);
-      const node = pair.context.config.datastores['shop']!.nodes['a']!;
+      const node = postgresOf(pair.context.config, 'shop').nodes['a']!;
       delete node.dataDirectory;
       try {
         expect((await run('postgres.fence', 'guard')).checks!.filter((check) => !check.ok).map((check) => check.name)).toEqual(['a way to fence']);

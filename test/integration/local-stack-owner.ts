@@ -1,7 +1,7 @@
 // Starts servers, prints what it started as one line of JSON and waits to be killed. Run by local-stack.test.ts.
 import { readFileSync, readdirSync } from 'node:fs';
 import { createProcesses, endOnSignals, startPostgres, startToxiproxy } from '../../src/local/stack.ts';
-import { processStart, statFields } from '../../src/local/processes.ts';
+import { processStart, statFields } from '../../src/systems/process-stat.ts';
 
 const processes = createProcesses();
 endOnSignals(processes);

@@ -2,7 +2,7 @@ import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, request, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { createProcesses, startPatroni, type PatroniCluster, type Processes } from '../../src/local/stack.ts';
@@ -11,7 +11,7 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import { secretsOfTest, startHoldfast } from '../cli/program.ts';
 import { ApplicationWriter, SECOND_ADDRESS, pairOn, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type Death, type MortalWorker } from '../mortal.ts';
-import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { connectTemporal, failureOf, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 type Node = 'a' | 'b';
 
@@ -136,16 +136,6 @@ async function run(more: Record<string, unknown> = {}): Promise<ExecutionResult>
   return (await handle.result().catch((error: unknown) => {
     throw error instanceof WorkflowFailedError ? new Error(`the failover failed: ${String(error.cause?.message)}`, { cause: error }) : error;
   })) as ExecutionResult;
-}
-
-async function failureOf(handle: WorkflowHandle): Promise<ExecutionResult> {
-  try {
-    await handle.result();
-  } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause.details![0] as ExecutionResult;
-    throw error;
-  }
-  throw new Error('the failover succeeded, a refusal was expected');
 }
 
 function stepOf(result: ExecutionResult, id: string): ExecutionResult['steps'][number] {

@@ -14,6 +14,7 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import type { ReadinessResult } from '../../workflows/readiness.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -46,7 +47,7 @@ beforeAll(async () => {
   cpSync(made.context.runbookDirectory, runbooks, { recursive: true });
   pair = { ...made, service: SERVICE, context: { ...made.context, runbookDirectory: runbooks } };
   pair.context.config.notify['team'] = notifySchema.parse({ type: 'slack', url: 'env:HOLDFAST_TEST_READINESS_WEBHOOK' });
-  datastore = pair.context.config.datastores['shop']!;
+  datastore = postgresOf(pair.context.config, 'shop');
   service = pair.context.config.services[SERVICE]!;
   client = await connectTemporal(pair.context);
   worker = await runningWorker(pair.context);

@@ -1,12 +1,14 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { postgresManifestOf } from '../../src/model/manifest.ts';
 import { listBackups, readManifest, removeMark, writeMark } from '../../src/systems/backup-catalogue.ts';
 import { runRetention } from '../../src/systems/backup-retention.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { openStore, type Store } from '../../src/systems/store.ts';
-import { backupFolder, type Manifest } from '../../src/model/manifest.ts';
+import { backupFolder } from '../../src/model/manifest.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
 import { suite, testBucket, testConfig, testDatabase, testDatastore, testDirectory, type ConfigOverrides, type TestDatabase } from '../support.ts';
 import { startBreakingProxy } from './backup-broken.ts';
 
@@ -14,7 +16,7 @@ const NOW = Date.parse('2026-03-20T12:00:00Z');
 const DAY = 86_400_000;
 
 let database: TestDatabase;
-let model: Manifest;
+let model: PostgresManifest;
 let data: Buffer;
 
 beforeAll(async () => {
@@ -23,7 +25,7 @@ beforeAll(async () => {
   const of = await config({ last: 1 });
   const { location } = await runBackup(of, { datastore: 'shop', id: 'model', location: 'shop/2026/01/01/000000Z-model/', reason: 'model', workflowId: 'w', runId: 'r' }, { signal: new AbortController().signal });
   const store = await openStore(of, 'main');
-  model = await readManifest(store, location);
+  model = postgresManifestOf(await readManifest(store, location));
   data = await bytesOf(store, `${location}data.dump.zst`);
   of.close();
 });

@@ -147,3 +147,24 @@ async function listedAs(scheduleId: string): Promise<void> {
   };
   await expect.poll(ids, { timeout: 20_000 }).toContain(scheduleId);
 }
+
+describe('rehearsals', () => {
+  test('become schedules with their months, for their service, and pause when they leave the configuration', async () => {
+    const environment = uniqueName('env');
+    const service = (rehearsals: unknown[]): Config['services'] => configSchema.shape.services.parse({ orders: { objectives: { rto: '15m', rpo: '1m' }, datastores: ['shop'], rehearsals } });
+    const drills = { name: 'chaos', every: 'quarterly', runbook: 'chaos-drill', month: 2, day: 3, time: '22:30', timezone: 'Asia/Seoul', parameters: { approvals: 2 } };
+    const config: Config = { ...configWith(environment, {}), services: service([drills, { name: 'restore', every: 'half-yearly', drill: 'shop' }, { name: 'region-day', every: 'half-yearly', runbook: 'database-failover', scheduled: false }]) };
+    expect((await syncSchedules(client, config, { dryRun: false })).map(({ name, action }) => `${action} ${name}`)).toEqual(['create rehearsal-orders-chaos', 'create rehearsal-orders-restore']);
+    const live = await client.schedule.getHandle(`holdfast/${environment}/rehearsal-orders-chaos`).describe();
+    expect(live.action).toMatchObject({ workflowType: 'runbook', workflowId: 'runbook/chaos-drill/rehearsal-orders-chaos', args: [{ runbook: 'chaos-drill', service: 'orders', mode: 'planned', parameters: { approvals: 2 }, reason: 'rehearsal chaos', requestedBy: 'schedule' }] });
+    expect(live.info.nextActionTimes.length).toBeGreaterThan(3);
+    for (const at of live.info.nextActionTimes) {
+      expect([1, 4, 7, 10]).toContain(at.getUTCMonth());
+      expect(at.toISOString()).toMatch(/-03T13:30:00/);
+    }
+    expect((await syncSchedules(client, config, { dryRun: false })).map(({ action }) => action)).toEqual(['keep', 'keep']);
+    const moved = await syncSchedules(client, { ...config, services: service([{ ...drills, month: 3 }]) }, { dryRun: false });
+    expect(moved.map(({ name, action }) => `${action} ${name}`)).toEqual(['update rehearsal-orders-chaos', 'pause rehearsal-orders-restore']);
+    expect(moved[0]!.details.join()).toContain('3,6,9,12');
+  });
+});

@@ -11,6 +11,7 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type MortalWorker } from '../mortal.ts';
 import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 type Name = 'a' | 'b' | 'c';
 
@@ -27,7 +28,7 @@ beforeAll(async () => {
   const { a, b } = pair.servers;
   const c = await startStandby({ processes, directory: testDirectory('third'), name: 'c', primary: a, settings: { shared_buffers: '32MB', fsync: 'off' } });
   servers = { a, b, c };
-  const { nodes } = pair.context.config.datastores['shop']!;
+  const { nodes } = postgresOf(pair.context.config, 'shop');
   // No replication user in its configuration: it keeps the login it has.
   nodes['c'] = { host: c.host, port: c.port, dataDirectory: c.dataDirectory, binDirectory: c.binDirectory, exec: c.exec };
   // Workers in processes of their own read it from the file.
@@ -48,7 +49,7 @@ afterAll(async () => {
 async function primary(): Promise<Name> {
   const { readEndpoint } = await import('../../src/systems/endpoint.ts');
   const { host, port } = await readEndpoint(pair.context, pair.secretId);
-  return nodeByAddress(pair.context.config.datastores['shop']!, host, port) as Name;
+  return nodeByAddress(postgresOf(pair.context.config, 'shop'), host, port) as Name;
 }
 
 function begin(input: Record<string, unknown>): Promise<WorkflowHandle> {

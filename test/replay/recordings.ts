@@ -12,6 +12,7 @@ import { retentionSchema } from '../../src/model/config-schema.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { approve, connectTemporal, queryOnce, runningWorker, suite, testDirectory } from '../support.ts';
 import { HISTORIES, History } from './histories.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -36,7 +37,7 @@ beforeAll(async () => {
   });
   // A queue named after this host would be in every history of a drill.
   pair = { ...made, context: { ...made.context, hostTaskQueue: `${made.context.config.temporal.taskQueue}-host-recorder` } };
-  made.context.config.datastores['shop']!.retention = retentionSchema.parse({ last: 3 });
+  postgresOf(made.context.config, 'shop').retention = retentionSchema.parse({ last: 3 });
   await queryOnce(pair.servers.a.connectionString('shop'), 'insert into orders (id) select generate_series(1, 1000)');
   client = await connectTemporal(pair.context);
   worker = await runningWorker(pair.context);

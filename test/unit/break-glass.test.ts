@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import { resolvePlan } from '../../activities/plan.ts';
-import { BY_HAND, byHand, fenceLines, sh } from '../../src/model/by-hand.ts';
+import { BY_HAND, byHand } from '../../src/model/by-hand.ts';
+import { sh } from '../../src/model/by-hand/words.ts';
 import { breakGlass, type BreakGlass } from '../../src/model/break-glass.ts';
 import { CATALOGUE } from '../../src/model/catalogue.ts';
 import { configSchema, type Config } from '../../src/model/config-schema.ts';
@@ -13,8 +14,8 @@ import { planView, stepTimes } from '../../src/model/plan-view.ts';
 import type { Mode } from '../../src/model/runbook-schema.ts';
 import { STEP_TEXTS } from '../../src/model/step-text.ts';
 import type { Context } from '../../src/systems/context.ts';
-import { withFence } from '../../src/systems/postgres-fence.ts';
 import { planOf } from './execution-plans.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 /** Awkward on purpose: ssh, a fence command, another address for applications, names with quotes and blanks. */
 const CONFIG = configSchema.parse({
@@ -114,7 +115,7 @@ describe('the checklist', () => {
     const { markdown } = await made('failover', 'forced');
     expect(markdown).toContain('ssh db-a sudo -u postgres -- touch /data/a/standby.signal');
     expect(markdown).toContain('**Do not go on** when it cannot be shown that a is fenced: DO NOT PROMOTE');
-    const node = { ...CONFIG.datastores['shop']!, nodes: { ...CONFIG.datastores['shop']!.nodes, a: { host: 'db-a', port: 5432 } } };
+    const node = { ...postgresOf(CONFIG, 'shop'), nodes: { ...postgresOf(CONFIG, 'shop').nodes, a: { host: 'db-a', port: 5432 } } };
     const bare = { ...CONFIG, datastores: { shop: node } } as Config;
     const paper = await made('failover', 'forced', bare);
     expect(paper.markdown).toMatch(/No way to reach a is configured/);
@@ -123,7 +124,7 @@ describe('the checklist', () => {
 
   it('pauses Patroni through every member, with its password by standard input only', async () => {
     const controller = { type: 'patroni', members: { a: { api: 'http://db-a:8008' }, b: { api: 'http://db-b:8008', name: 'pg-b' } }, username: 'admin', password: 'env:PATRONI_PASSWORD', wait: 60_000 };
-    const managed = { ...CONFIG, datastores: { shop: { ...CONFIG.datastores['shop']!, controller } } } as unknown as Config;
+    const managed = { ...CONFIG, datastores: { shop: { ...postgresOf(CONFIG, 'shop'), controller } } } as unknown as Config;
     const { markdown } = await made('failover', 'planned', managed);
     for (const block of blocks(markdown)) execFileSync('sh', ['-n'], { input: block.sh, stdio: ['pipe', 'pipe', 'pipe'] });
     expect(markdown.match(/curl -sS -m 15 -K - .*http:\/\/db-b:8008\/config/g)?.length).toBe(3); // Pause, resume, and on the way back.
@@ -135,11 +136,6 @@ describe('the checklist', () => {
   it('asks for the roles where nobody knows them', () => {
     const call = { step: 'promote', uses: 'postgres.promote', mode: 'planned' as const, service: 'orders', inputs: { datastore: 'shop' }, kept: {}, roles: { primary: null, candidate: null }, approvals: 0, readOnlyDeadlineMs: 1, config: CONFIG };
     expect(() => byHand(call)).toThrow(/which node is the primary is not known|which node is the candidate is not known/);
-  });
-
-  it('writes the same fence as the engine', () => {
-    const lines = fenceLines('holdfast', { service: 'orders', step: 'read-only' }, '42');
-    expect(`${lines.join('\n')}\n`).toBe(withFence('', { admin: 'holdfast', epoch: 42, execution: 'by-hand/orders' }));
   });
 
   it('gets ready: the password file is mine alone, and right for any password', async () => {

@@ -9,7 +9,7 @@ import { bundleWorkflows } from '../../src/engine/bundle.ts';
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 /** What workflows may run: themselves, the pure rules, and the libraries these need. */
-const ALLOWED = [/^workflows\/[^/]+\.(ts|cjs)$/, /^src\/model\/[^/]+\.ts$/, /^webpack\//, /^node_modules\/(@temporalio\/(common|workflow)|zod|nexus-rpc|ms|long|@noble\/hashes)\//, /^ignored\|.*\|__temporal_custom_(failure|payload)_converter$/];
+const ALLOWED = [/^workflows\/[^/]+\.(ts|cjs)$/, /^src\/model\/([^/]+\/)?[^/]+\.ts$/, /^webpack\//, /^node_modules\/(@temporalio\/(common|workflow)|zod|nexus-rpc|ms|long|@noble\/hashes)\//, /^ignored\|.*\|__temporal_custom_(failure|payload)_converter$/];
 const ENCODED = /^src\/engine\/encoded-failures\.ts$/;
 
 // Bundling is a few seconds alone, and more beside other tests.

@@ -8,6 +8,7 @@ import { ConfigError, type Finding } from '../../src/model/errors.ts';
 import { runbookSchema } from '../../src/model/runbook-schema.ts';
 import { secretShape } from '../../src/model/secret-shape.ts';
 import { loadConfig } from '../../src/systems/config-file.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 
 const GOOD = `version: 1
 stores:
@@ -57,7 +58,7 @@ describe('parse', () => {
     const { config, findings: found } = configOf(parseDocument('holdfast.yaml', GOOD));
     expect(found).toEqual([]);
     expect(config?.services['orders']?.objectives).toEqual({ rto: 900_000, rpo: 3_600_000, lostWrites: 0 });
-    expect(config?.datastores['orders-db']?.nodes['a']?.port).toBe(5432);
+    expect(postgresOf(config!, 'orders-db').nodes['a']?.port).toBe(5432);
   });
 
   it.each([
@@ -122,6 +123,16 @@ describe('shape', () => {
     const finding = onlyFinding(edit);
     expect(finding).toMatchObject({ level: 'error', line, path, found });
     expect(finding.allowed).toMatch(allowed);
+  });
+
+  it('takes one question a check, in the words of its engine, which only reads what was restored', () => {
+    const carts = (check: string): string => `${GOOD}  carts:\n    objectives: {rto: 1h, rpo: 1d}\n    datastores: [carts-db]\n    checks:\n      - {name: c, ${check}}\n`.replace('datastores:\n', 'datastores:\n  carts-db: {engine: dynamodb, tables: [carts], store: main}\n');
+    const problems = (check: string): string[] => findings(carts(check)).filter(({ level }) => level === 'error').map(({ message }) => message);
+    expect(problems(`dynamodb: {table: carts, statement: 'SELECT id FROM "{table}" WHERE id = 1'}`)).toEqual([]);
+    for (const statement of ['SELECT id FROM "carts"', 'DELETE FROM "{table}" WHERE id = 1', 'UPDATE "carts" SET a = 1', 'SELECT id FROM "carts" WHERE note = \'"{table}"\'']) expect(problems(`dynamodb: {table: carts, statement: ${JSON.stringify(statement)}}`)).toEqual(['a check only reads, and only what was restored']);
+    expect(problems('sql: SELECT 1')).toEqual(['the datastore is of engine dynamodb']);
+    expect(problems(`sql: SELECT 1, dynamodb: {table: carts, statement: 'SELECT id FROM "{table}"'}`)).toEqual(['a check asks one thing']);
+    expect(problems('expect: {equals: 1}')).toEqual(['a check asks one thing']);
   });
 
   it('reports shape, references and rules of all parts at once', () => {
@@ -208,6 +219,14 @@ describe('rules', () => {
     expect(findings(service(`${SCHEDULES}  x: {run: runbook, runbook: move, every: 1d, parameters: {wait: soon}}\n`), { runbooks }).map(({ level, path }) => `${level} ${path}`)).toEqual([
       'error schedules.x.parameters', 'error schedules.x.parameters.wait',
     ]);
+  });
+
+  it('knows which Kubernetes clusters there are before a step asks for one', () => {
+    const runbook = runbookSchema.parse({ name: 'restart', title: 't', summary: 's', steps: [{ id: 'rollout', title: 't', uses: 'kubernetes.rollout', narrative: 'n', with: { cluster: 'eu', workloads: ['deployment/web'] } }] });
+    const messages = (kubernetes: string): string[] => findings(`${GOOD}    runbooks: {restart: restart}\n${kubernetes}`, { runbooks: new Map([['restart', runbook]]) }).map(({ level, message, allowed }) => `${level} ${message} (${allowed})`);
+    expect(messages('kubernetes: {eu: {}}\n')).toEqual([]);
+    expect(messages('kubernetes: {eus: {}}\n')).toEqual(['error runbook "restart", step "rollout": there is no kubernetes cluster of this name; did you mean "eus"? (eus)']);
+    expect(messages('')).toEqual(['error runbook "restart", step "rollout": there is no kubernetes cluster of this name (none; add one under kubernetes)']);
   });
 
   it('looks through the steps with the service\'s own parameters: inputs, datastores, nodes', () => {

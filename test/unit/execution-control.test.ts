@@ -326,6 +326,14 @@ describe('a nested run', () => {
     expect(reduce(run.plan, run.state, { type: 'cancelRequested', atMs: 1 })).toBe(run.state);
   });
 
+  it('that promoted and failed after it, or was rejected by people, is never undone from outside: the outer one waits for a person', () => {
+    const run = under().send({ type: 'phaseFailed', step: 1, phase: 'apply', how: 'failed', error: 'rejected by ann', promoted: true }).until();
+    expect(run.step('inner')).toMatchObject({ status: 'parked', error: 'rejected by ann' });
+    expect(run.state).toMatchObject({ pastPointOfNoReturn: true, status: 'running' });
+    expect(run.begun).not.toContain('stage:undo');
+    expect(say(run, 'abort')).toMatch(/point of no return/);
+  });
+
   it('that failed has undone itself: the outer one goes back', () => {
     const run = under().send({ type: 'phaseFailed', step: 1, phase: 'apply', how: 'failed', error: 'refused' }).until();
     expect(run.begun.at(-1)).toBe('stage:undo');

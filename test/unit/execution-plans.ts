@@ -3,7 +3,7 @@ import { resolvePlan } from '../../activities/plan.ts';
 import { stepKind } from '../../src/model/catalogue.ts';
 import { configSchema } from '../../src/model/config-schema.ts';
 import {
-  leftOut, nextAction, reduce, startExecution,
+  leftOut, nextActions, reduce, startExecution,
   type Action, type ExecutionEvent, type ExecutionState, type PhaseResult, type Plan, type PlannedStep,
 } from '../../src/model/execution.ts';
 import type { Json, Mode } from '../../src/model/runbook-schema.ts';
@@ -155,4 +155,9 @@ export class Run {
   effects(): string[] {
     return this.state.ledger.map((entry) => `${entry.step}:${entry.phase}:${entry.outcome}`);
   }
+}
+
+/** The first of `nextActions`: all there is when no step runs beside another. */
+export function nextAction(plan: Plan, state: ExecutionState): Action {
+  return nextActions(plan, state)[0]!;
 }

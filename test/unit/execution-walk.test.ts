@@ -3,13 +3,14 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CATALOGUE, type Phase } from '../../src/model/catalogue.ts';
 import {
-  leftOut, mayBePromoted, nextAction, OPERATOR_ACTIONS, reduce, refusal, startExecution, type ExecutionEvent, type ExecutionState, type OperatorRequest, type PhaseResult, type Plan,
+  leftOut, mayBePromoted, OPERATOR_ACTIONS, reduce, refusal, startExecution, type ExecutionEvent, type ExecutionState, type OperatorRequest, type PhaseResult, type Plan,
 } from '../../src/model/execution.ts';
 import { parseDocument } from '../../src/model/document.ts';
 import { generateFailback } from '../../src/model/failback.ts';
 import { inputIssues, runbookOf } from '../../src/model/runbook-check.ts';
 import type { Json, Mode, Runbook } from '../../src/model/runbook-schema.ts';
 import { loadRunbook } from '../../src/systems/runbook-file.ts';
+import { nextAction } from './execution-plans.ts';
 
 const RUNBOOKS = join(import.meta.dirname, '..', '..', 'runbooks');
 const failover = (await loadRunbook(RUNBOOKS, 'database-failover')).runbook;

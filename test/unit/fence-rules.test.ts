@@ -1,7 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { conninfoValue, formatConninfo, parseConninfo, redirectConninfo, settingValue } from '../../src/systems/postgres-conninfo.ts';
-import { fenceEpoch, fenceWhole, refuseStale, withFence, withoutFence } from '../../src/systems/postgres-fence.ts';
+import { conninfoValue, formatConninfo, parseConninfo, redirectConninfo, settingValue } from '../../src/model/postgres-conninfo.ts';
+import { fenceEpoch, fenceWhole, withFence, withoutFence } from '../../src/model/fence-text.ts';
+import { refuseStale } from '../../src/systems/postgres-fence.ts';
 
 const RULES = 'local all all peer\nhost all all 0.0.0.0/0 scram-sha-256\nhost replication all all md5\n';
 const fence = (hba: string, epoch = 7): string => withFence(hba, { admin: 'holdfast', epoch, execution: 'failover/orders' });

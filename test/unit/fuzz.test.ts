@@ -9,8 +9,8 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { createEncryptionCodec } from '../../src/engine/payload-encryption.ts';
 import { workflowInputSchemas, type WorkflowType } from '../../src/model/api.ts';
-import { OPERATOR_ACTIONS, nextAction, reduce, refusal, startExecution, type ExecutionState, type OperatorAction, type OperatorRequest, type Plan } from '../../src/model/execution.ts';
-import type { Manifest } from '../../src/model/manifest.ts';
+import { OPERATOR_ACTIONS, reduce, refusal, startExecution, type ExecutionState, type OperatorAction, type OperatorRequest, type Plan } from '../../src/model/execution.ts';
+import type { PostgresManifest } from '../../src/model/manifest-postgres.ts';
 import { parseCron } from '../../src/model/schedule.ts';
 import { parseDurationMs, parseSizeBytes } from '../../src/model/units.ts';
 import { jsonParameters, overridesOf } from '../../src/cli/parameters.ts';
@@ -25,7 +25,7 @@ import { createFolderStore } from '../../src/systems/store-folder.ts';
 import { parseInput } from '../../workflows/input.ts';
 import { FUZZ_TIMEOUT_MS, anyBytes, anyJson, edited, edits, effort, mutatedJson, named, namedAsync } from '../fuzz.ts';
 import { runHere } from '../cli/program.ts';
-import { goodResult, planOf, shippedPlan } from './execution-plans.ts';
+import { nextAction, goodResult, planOf, shippedPlan } from './execution-plans.ts';
 
 let root: string;
 beforeAll(async () => {
@@ -36,7 +36,7 @@ afterAll(() => rm(root, { recursive: true, force: true, maxRetries: 10, retryDel
 describe('a store of backups, whatever lies in it', { timeout: FUZZ_TIMEOUT_MS }, () => {
   const data = randomBytes(300);
   const digest = (bytes: Buffer | string): string => createHash('sha256').update(bytes).digest('hex');
-  const MANIFEST: Manifest = {
+  const MANIFEST: PostgresManifest = {
     format: 1, id: 'abc', datastore: 'shop', engine: 'postgres', environment: 'test', snapshotAt: '2026-11-21T03:00:00.000Z', startedAt: '2026-11-21T03:00:00.000Z', finishedAt: '2026-11-21T03:01:00.000Z', reason: 'manual', workflowId: 'w', runId: 'r',
     source: { node: 'a', role: 'primary', database: 'shop', systemIdentifier: '1', snapshotId: 's', lsn: '0/1', timeline: 1, serverVersion: '15', serverVersionNumber: 150000, encoding: 'UTF8', collate: 'C', ctype: 'C', localeProvider: 'c', databaseBytes: 1 },
     tools: {}, selection: { complete: true, include: { schemas: [], tables: [] }, exclude: { schemas: [], tables: [], tableData: [] } },

@@ -82,7 +82,7 @@ describe('the bootstrap installs', () => {
     expect(readFileSync(join(cache, `temporal-${versions.temporal}`, 'temporal'), 'utf8')).toContain('#!/bin/sh');
   });
 
-  it('what only tests need, Patroni and etcd, or says how: where there is no apt-get it stops with the exact command and counts', async () => {
+  it('what only tests need, Patroni, etcd, Redis, pgBackRest and Java, or says how: where there is no apt-get it stops with the exact command and counts', async () => {
     symlinkSync(process.execPath, join(folder, 'bin', 'node'));
     // Nothing else is on this PATH, so that no test run can begin inside this one.
     const child = spawn(process.execPath, [BOOTSTRAP, 'test'], { env: { PATH: join(folder, 'bin'), HOME: folder, HOLDFAST_CACHE: cache, CALLS: calls }, stdio: ['ignore', 'pipe', 'pipe'] });
@@ -90,9 +90,45 @@ describe('the bootstrap installs', () => {
     child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
     child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
     expect((await once(child, 'close'))[0]).toBe(1);
-    expect(err).toMatch(/^These Debian packages are missing: .*patroni etcd-server\. Run as root:\n {2}apt-get update && apt-get install -y --no-install-recommends .*patroni etcd-server\n.*systemctl disable --now etcd patroni\nthen start this again\.$/m);
+    expect(err).toMatch(/^These Debian packages are missing: .*patroni etcd-server redis-server pgbackrest default-jdk-headless maven\. Run as root:\n {2}apt-get update && apt-get install -y --no-install-recommends .*patroni etcd-server redis-server pgbackrest default-jdk-headless maven\n.*systemctl disable --now patroni etcd redis-server\nthen start this again\.$/m);
     expect(out).toBe('0 passed, 1 failed\n');
     expect(called()).toEqual(['']);
+  });
+
+  it('servers of Java artifacts into folders of their own, anew when their pom changed, and none with a Java that is too old', async () => {
+    const fake = (name: string, text: string): void => {
+      writeFileSync(join(folder, 'bin', name), `#!/bin/sh\n${text}\n`);
+      chmodSync(join(folder, 'bin', name), 0o755);
+    };
+    for (const name of ['patroni', 'etcd', 'redis-server', 'pgbackrest', 'aws', 'temporal', 'versitygw', 'toxiproxy-server']) fake(name, 'exit 0');
+    fake('go', 'while [ $# -gt 0 ]; do if [ "$1" = -o ]; then echo "#!/bin/sh" > "$2"; chmod +x "$2"; fi; shift; done');
+    fake('java', 'echo \'openjdk version "17.0.1"\' >&2');
+    fake('javac', 'while [ "$1" != -d ]; do shift; done; mkdir -p "$2"; echo "javac" >> "$CALLS"');
+    fake('mvn', 'for word in "$@"; do case "$word" in -DoutputDirectory=*) mkdir -p "${word#*=}"; echo "mvn $(basename "$(dirname "${word#*=}")" | sed "s/-[0-9]*$//")" >> "$CALLS";; esac; done');
+    // Vitest refuses it at once: only the preparation is looked at.
+    const prepare = async (): Promise<string> => {
+      const path = [join(folder, 'bin'), dirname(process.execPath), '/usr/bin', '/bin'].join(':');
+      const child = spawn(process.execPath, [BOOTSTRAP, 'test', '--no-such-option'], { env: { PATH: path, HOME: folder, HOLDFAST_CACHE: cache, CALLS: calls }, stdio: ['ignore', 'ignore', 'pipe'] });
+      let stderr = '';
+      child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+      await once(child, 'close');
+      return stderr;
+    };
+    const maven = (): string[] => called().filter((call) => /^(mvn|javac)/.test(call));
+    await prepare();
+    const first = maven();
+    expect(first).toEqual(expect.arrayContaining(['mvn .installing-opensearch', 'mvn .installing-kafka', 'javac']));
+    expect(readFileSync(join(cache, `opensearch-${versions.opensearch}`, 'pom.xml'), 'utf8')).toContain(`<artifactId>transport-netty4-client</artifactId><version>${versions.opensearch}</version>`);
+    expect(existsSync(join(cache, `opensearch-${versions.opensearch}`, 'classes'))).toBe(true);
+    expect(existsSync(join(folder, '.m2'))).toBe(false);
+    expect(await prepare()).not.toContain('Preparing');
+    expect(maven()).toEqual(first);
+    writeFileSync(join(cache, `kafka-${versions.kafka}`, 'pom.xml'), 'of an older checkout');
+    await prepare();
+    expect(maven()).toEqual([...first, 'mvn .installing-kafka'].sort());
+    rmSync(join(cache, `kafka-${versions.kafka}`), { recursive: true });
+    fake('java', 'echo \'openjdk version "11.0.2"\' >&2');
+    expect(await prepare()).toMatch(/Kafka .* needs Java 17 or newer; .*java says:\nopenjdk version "11\.0\.2"/);
   });
 
   it('nothing half: what fails is named with its output, its log and what to do', async () => {

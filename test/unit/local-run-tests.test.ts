@@ -82,7 +82,7 @@ describe('the bootstrap', () => {
   it('refuses an unknown command and names the known ones', () => {
     const answer = attempt(['dance'], { PATH: process.env['PATH'] ?? '' });
     expect(answer.status).toBe(1);
-    expect(answer.stderr).toContain('demo | test | test:fault | bench | holdfast');
+    expect(answer.stderr).toContain('demo | demo region | demo mongodb | demo dynamodb | test | test:fault | bench | holdfast');
   });
 
   it('says what to install when Go is missing, before it spends minutes, and counts the tests as failed', () => {
@@ -90,7 +90,7 @@ describe('the bootstrap', () => {
     mkdirSync(bin, { recursive: true });
     const answer = attempt(['test'], { PATH: bin, HOLDFAST_CACHE: join(folder, 'bare-cache') });
     expect(answer.status).toBe(1);
-    expect(answer.stderr).toContain('Go is missing; it compiles versitygw and toxiproxy. Install Go 1.24 or newer');
+    expect(answer.stderr).toContain('Go is missing; it compiles versitygw, toxiproxy, kubernetes and ferretdb. Install Go 1.24 or newer');
     expect(answer.stdout.trimEnd().split('\n').at(-1)).toBe('0 passed, 1 failed');
   });
 });

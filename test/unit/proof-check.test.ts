@@ -1,9 +1,9 @@
 import { describe, expect, test } from 'vitest';
-import { checksOn, judgeSqlCheck, servicesOf, strictestObjectives } from '../../src/model/proof-check.ts';
-import type { ServiceConfig, SqlCheck } from '../../src/model/config-schema.ts';
+import { checksOn, judgeCheck, servicesOf, strictestObjectives } from '../../src/model/proof-check.ts';
+import type { ServiceConfig, ServiceCheck } from '../../src/model/config-schema.ts';
 
 describe('the answer of a check', () => {
-  const cases: [string, SqlCheck['expect'], unknown[][], boolean, string][] = [
+  const cases: [string, ServiceCheck['expect'], unknown[][], boolean, string][] = [
     ['no row', {}, [], false, 'no row'],
     ['no row although a number is asked for', { atLeast: 0 }, [], false, 'no row'],
     ['a row', {}, [[0]], true, '0'],
@@ -26,10 +26,10 @@ describe('the answer of a check', () => {
     ['only the first value counts', { equals: 1 }, [[1, 2], [3, 4]], true, '1'],
   ];
   test.each(cases)('%s', (_name, expected, rows, ok, found) => {
-    expect(judgeSqlCheck({ name: 'x', expect: expected }, rows)).toMatchObject({ ok, found });
+    expect(judgeCheck({ name: 'x', expect: expected }, rows)).toMatchObject({ ok, found });
   });
   test('says what was expected, and shortens what was found', () => {
-    const result = judgeSqlCheck({ name: 'x', expect: { atLeast: 1, atMost: 3 } }, [['y'.repeat(1000)]]);
+    const result = judgeCheck({ name: 'x', expect: { atLeast: 1, atMost: 3 } }, [['y'.repeat(1000)]]);
     expect(result.expected).toBe('at least 1 and at most 3');
     expect(result.found).toHaveLength(203);
   });

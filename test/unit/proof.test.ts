@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import type { PostgresFingerprint, SequenceFingerprint } from '../../src/model/manifest.ts';
+import type { PostgresFingerprint, SequenceFingerprint } from '../../src/model/manifest-postgres.ts';
 import { compareFingerprints, describeProof, type Difference, type Expected, type Proof } from '../../src/model/proof.ts';
 
 const COMPLETE: Expected['selection'] = { complete: true, include: { schemas: [], tables: [] }, exclude: { schemas: [], tables: [], tableData: [] } };

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { rebuildSteps } from '../../activities/postgres-rebuild.ts';
 import { configSchema } from '../../src/model/config-schema.ts';
-import { withFence } from '../../src/systems/postgres-fence.ts';
+import { withFence } from '../../src/model/fence-text.ts';
 import type { Context } from '../../src/systems/context.ts';
 import { runStep } from '../step-run.ts';
 

@@ -1,9 +1,10 @@
 /** The interpreter's control on the real Temporal and real servers: steps beside each other, nested runs, the change of mode. */
 import { cpSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { type Client, type WorkflowHandle } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
+import { resultIn } from '../../src/engine/executions.ts';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startWebhook, type Webhook } from '../../src/local/webhook.ts';
 import type { Progress } from '../../src/model/execution.ts';
@@ -62,7 +63,8 @@ async function resultOf(handle: WorkflowHandle): Promise<ExecutionResult> {
   try {
     return (await handle.result()) as ExecutionResult;
   } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure && error.cause.details?.[0] !== undefined) return error.cause.details[0] as ExecutionResult;
+    const result = resultIn(error);
+    if (result !== undefined) return result;
     throw error;
   }
 }

@@ -2,7 +2,7 @@ import { chmodSync, cpSync, existsSync, readFileSync, readdirSync, rmSync, symli
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { ApplicationFailure, WorkflowFailedError, type Client, type WorkflowHandle } from '@temporalio/client';
+import { type Client, type WorkflowHandle } from '@temporalio/client';
 import { Worker } from '@temporalio/worker';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
@@ -13,7 +13,7 @@ import type { OperatorAction, Progress } from '../../src/model/execution.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { ApplicationWriter, databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type Death, type MortalWorker } from '../mortal.ts';
-import { connectTemporal, queryOnce, suite, testDirectory, uniqueName, type ConfigOverrides } from '../support.ts';
+import { connectTemporal, failureOf, queryOnce, suite, testDirectory, uniqueName, type ConfigOverrides } from '../support.ts';
 
 /**
  * For every step kind that changes something: the worker is killed after the change and before the server hears of it. Each
@@ -33,7 +33,47 @@ const ELSEWHERE: Readonly<Record<string, { readonly file: string; readonly test:
   'controller.pause:apply': { file: 'test/integration/patroni.test.ts', test: 'a worker killed after the pause and before it said so' },
   'controller.pause:undo': { file: 'test/integration/patroni.test.ts', test: 'a worker killed after the pause was undone' },
   'controller.resume:apply': { file: 'test/integration/patroni.test.ts', test: 'a worker killed after Patroni was resumed' },
+  ...Object.fromEntries(['redis.snapshot:apply', 'redis.substitute:apply', 'redis.substitute:undo', 'redis.warmUp:apply'].map((at) => [at, { file: 'test/integration/redis.test.ts', test: 'after a snapshot was stored, a substitute was filled and emptied, and a cache was warmed, before it said so' }])),
+  ...Object.fromEntries(['redis.promote:apply', 'redis.promote:undo'].map((at) => [at, { file: 'test/integration/redis.test.ts', test: 'after a replica was promoted and demoted again, before it said so' }])),
+  's3.drillMarker:apply': { file: 'test/integration/s3-killed.test.ts', test: 'after each change of the object drill' },
+  's3.restoreObject:apply': { file: 'test/integration/s3-killed.test.ts', test: 'after each change of the object drill' },
+  's3.removeMarker:apply': { file: 'test/integration/s3-killed.test.ts', test: 'after each change of the object drill' },
+  's3.drillMarker:undo': { file: 'test/integration/s3-killed.test.ts', test: 'in the middle of the drill object, and after it was undone' },
+  's3.restorePrefix:apply': { file: 'test/integration/s3-killed.test.ts', test: 'in the middle of a prefix and at its end' },
+  's3.lifecycle:apply': { file: 'test/integration/s3-killed.test.ts', test: 'after the lifecycle rules were changed, and after that was undone' },
+  's3.lifecycle:undo': { file: 'test/integration/s3-killed.test.ts', test: 'after the lifecycle rules were changed, and after that was undone' },
+  ...Object.fromEntries(['search.snapshot:apply', 'search.restore:apply', 'search.restore:undo', 'search.alias:apply', 'search.alias:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after a snapshot was taken, restored, put behind the alias, and all of that undone, before it said so' }])),
+  ...Object.fromEntries(['search.reindex:apply', 'search.reindex:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after an index was filled and removed again, and in the middle of filling it' }])),
+  'wal.check:apply': { file: 'test/integration/wal-archive.test.ts', test: "at: 'wal.check:apply'" },
+  'wal.mark:apply': { file: 'test/integration/wal-archive.test.ts', test: "at: 'wal.mark:apply'" },
+  'wal.restoreToTime:apply': { file: 'test/integration/wal-archive.test.ts', test: 'in the middle of the recovery: the run goes on' },
+  'chaos.killPrimary:apply': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.killPrimary:apply'" },
+  'chaos.killPrimary:undo': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.killPrimary:undo'" },
+  'chaos.proxyLink:apply': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.proxyLink:apply'" },
+  'chaos.proxyLink:undo': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.proxyLink:undo'" },
+  'chaos.pod:apply': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.pod:apply'" },
+  ...Object.fromEntries(['search.snapshot:apply', 'search.restore:apply', 'search.restore:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after a snapshot was taken, restored, and the restore was undone, before it said so' }])),
+  ...Object.fromEntries(['search.reindex:apply', 'search.reindex:undo', 'search.alias:apply', 'search.alias:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after an index was filled, an alias was pointed to it, and both were undone, before it said so' }])),
   'postgres.repointStandbys:apply': { file: 'test/integration/third-node.test.ts', test: 'a worker killed after it told the third node to follow' },
+  'kubernetes.rollout:apply': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
+  'kubernetes.rollout:undo': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
+  'kubernetes.config:apply': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
+  'kubernetes.config:undo': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
+  'route53.weights:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after names were switched' },
+  'route53.weights:undo': { file: 'test/integration/edge-killed.test.ts', test: 'and after they were switched back' },
+  'route53.failoverRecord:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after names were switched' },
+  'route53.failoverRecord:undo': { file: 'test/integration/edge-killed.test.ts', test: 'and after they were switched back' },
+  'cloudfront.origin:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after an origin and a flag were switched' },
+  'cloudfront.origin:undo': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after an origin and a flag were switched, and after they were switched back' },
+  'flag.set:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after an origin and a flag were switched' },
+  'flag.set:undo': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after an origin and a flag were switched, and after they were switched back' },
+  'secret.replicate:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed after a secret was replicated' },
+  'secret.replicate:undo': { file: 'test/integration/edge-killed.test.ts', test: 'and after its replica was taken away' },
+  'secret.promoteReplica:apply': { file: 'test/integration/edge-killed.test.ts', test: 'after one was promoted' },
+  'flag.restore:apply': { file: 'test/integration/edge-killed.test.ts', test: 'and after a flag was restored' },
+  ...Object.fromEntries(['createTarget', 'copy', 'follow', 'verifyCopy'].map((kind) => [`dynamodb.${kind}:apply`, { file: 'test/integration/dynamodb-copy.test.ts', test: `at: 'dynamodb.${kind}:apply'` }])),
+  ...Object.fromEntries(['marker:apply', 'restoreToMoment:apply', 'settings:apply', 'removeRestored:apply', 'removeMarker:apply', 'marker:undo'].map((at) => [`dynamodb.${at}`, { file: 'test/integration/dynamodb-killed.test.ts', test: `at: 'dynamodb.${at}'` }])),
+  'sqs.redrive:apply': { file: 'test/integration/edge-killed.test.ts', test: 'a worker killed between sending and deleting' },
 };
 
 it('every phase that changes something has its kill', () => {
@@ -95,11 +135,20 @@ async function loseWorkers(stage: Stage, begin: () => Promise<WorkflowHandle>, k
   // Whoever is left of the execution before this one would take its tasks.
   await Promise.all(stage.workers.map((worker) => worker.stop()));
   let worker = await next(kills[0]!);
+  // Loaded before anything begins: while the first guards ask, a process that loads beside them looks like a server that does not answer.
+  const second = await next(kills[1] ?? null);
   await worker.go();
-  const handle = await begin();
+  let handle = await begin();
   for (const [index, kill] of kills.entries()) {
-    const heir = await next(kills[index + 1] ?? null);
-    const signal = await Promise.race([worker.ended, handle.result().then((result) => `the execution ended first: ${JSON.stringify(result)}`, (error: unknown) => `the execution ended first: ${String((error as Error).cause ?? error)}`)]);
+    const heir = index === 0 ? second : await next(kills[index + 1] ?? null);
+    const end = (): Promise<string | null> => Promise.race([worker.ended, handle.result().then((result) => `the execution ended first: ${JSON.stringify(result)}`, (error: unknown) => `the execution ended first: ${String((error as Error).cause ?? error)}`)]);
+    let signal = await end();
+    // A loaded machine: it was refused before anything was changed, and is begun anew.
+    const allowed = index === 0 ? 3 : 0;
+    for (let again = 0; again < allowed && /refused before the first change.*timeout expired/s.test(String(signal)); again += 1) {
+      handle = await begin();
+      signal = await end();
+    }
     expect({ at: kill.at, signal }).toEqual({ at: kill.at, signal: 'SIGKILL' });
     await heir.go();
     worker = heir;
@@ -123,16 +172,6 @@ async function expectUnheard(handle: WorkflowHandle, kills: readonly Kill[]): Pr
       : events!.some((event) => scheduled.includes(String(event.activityTaskTimedOutEventAttributes?.scheduledEventId)));
     expect({ at, lost }).toEqual({ at, lost: true });
   }
-}
-
-async function failureOf(handle: WorkflowHandle): Promise<ExecutionResult> {
-  try {
-    await handle.result();
-  } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause.details![0] as ExecutionResult;
-    throw error;
-  }
-  throw new Error('it succeeded');
 }
 
 /** Outcomes of every try that the ledger holds, by step. */
@@ -238,6 +277,8 @@ describe.concurrent('a worker is killed after it changed something', () => {
     });
     await expectUnheard(handle, kills);
     expect(result.outcome).toBe('succeeded');
+    // Nobody rehearsed these.
+    expect(result.byPeople).toEqual(['rollout', 'tell']);
     // Once changed, once told: what was found by looking is not a second change.
     expect(await ledgerOf(handle)).toMatchObject({
       promote: ['unknown', 'changed'], 'swap-secret': ['unknown', 'changed'], dns: ['unknown', 'changed'], fence: ['unknown', 'changed'],

@@ -5,7 +5,6 @@ import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Client, WorkflowHandle } from '@temporalio/client';
-import { ApplicationFailure, WorkflowFailedError } from '@temporalio/client';
 import { bundleWorkflowCode } from '@temporalio/worker';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -14,14 +13,14 @@ import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { backupFolder } from '../../src/model/manifest.ts';
 import type { Progress } from '../../src/model/execution.ts';
 import type { LockRequest, LockState, Run } from '../../src/model/lock.ts';
-import { runBackup } from '../../src/systems/backup-run.ts';
+import { runBackup } from '../../src/systems/postgres-backup.ts';
 import { listBackups } from '../../src/systems/backup-catalogue.ts';
 import { acquireLock, checkStanding, readLock, releaseLock, tellLock, type LockPlace } from '../../src/systems/lock.ts';
 import { openStore } from '../../src/systems/store.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { runHere, secretsOfTest, startHoldfast } from '../cli/program.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
-import { approve, connectTemporal, queryOnce, runningWorker, testDirectory, toxiproxy, uniqueName } from '../support.ts';
+import { applicationFailureOf, approve, connectTemporal, failureOf, queryOnce, runningWorker, testDirectory, toxiproxy, uniqueName } from '../support.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -86,18 +85,8 @@ async function say(handle: WorkflowHandle, action: string): Promise<void> {
   await handle.executeUpdate(action, { args: [{ by: 'bob', reason: 'test' }] });
 }
 
-async function failureOf(handle: WorkflowHandle): Promise<ApplicationFailure> {
-  try {
-    await handle.result();
-  } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause;
-    throw error;
-  }
-  throw new Error(`${handle.workflowId} succeeded`);
-}
-
 async function resultOf(handle: WorkflowHandle): Promise<ExecutionResult> {
-  return (await failureOf(handle)).details![0] as ExecutionResult;
+  return failureOf(handle);
 }
 
 async function lockNow(): Promise<LockState> {
@@ -137,10 +126,10 @@ async function expectUntouched(): Promise<void> {
 describe('two services with one datastore', () => {
   it('the second failover is refused, forced or not, and told who holds it and what to do; a dry run says so beforehand', async () => {
     const first = await waiting(await failover('orders', { wait: true }));
-    const second = await failureOf(await failover('billing'));
+    const second = await applicationFailureOf(await failover('billing'));
     expect(second).toMatchObject({ type: 'lock-refused', nonRetryable: true });
     expect(second.message).toMatch(new RegExp(`datastore shop: ${first.workflowId} \\(planned failover of orders, by ann\\) holds it since 20.*\\n  next: wait until it has ended \\(holdfast status ${first.workflowId} --watch\\)`));
-    expect((await failureOf(await failover('billing', { mode: 'forced' }))).type).toBe('lock-refused');
+    expect((await applicationFailureOf(await failover('billing', { mode: 'forced' }))).type).toBe('lock-refused');
     const dry = (await (await failover('billing', { dryRun: true })).result()) as ExecutionResult;
     expect(dry.checks).toContainEqual(expect.objectContaining({ name: 'lock of shop', ok: false, found: expect.stringContaining(first.workflowId) }));
 
@@ -182,7 +171,7 @@ describe('a backup', () => {
       const first = await waiting(await failover('orders', { wait: true }));
       expect((await lockNow()).superseded).toMatchObject([{ workflowId: running.workflowId, stop: 'asked', by: `${first.workflowId} (planned failover of orders)` }]);
       await blocker.end();
-      const failure = await failureOf(running);
+      const failure = await applicationFailureOf(running);
       expect(failure).toMatchObject({ type: 'preempted', message: expect.stringContaining(`pre-empted by ${first.workflowId} (planned failover of orders)`) });
       expect((await lockNow()).superseded).toEqual([]);
       expect(await committed()).toBe(0);
@@ -228,7 +217,7 @@ describe('a backup', () => {
     const drill = await client.workflow.start('restoreDrill', { taskQueue, workflowId: `drill/${uniqueName('shop')}`, args: [{ datastore: 'shop' }] });
     await expect.poll(async () => (await readLock(place))?.shared.map((hold) => hold.workflowId), { timeout: 30_000, interval: 20 }).toEqual([drill.workflowId]);
     const first = await waiting(await failover('orders', { wait: true }));
-    expect(await failureOf(drill)).toMatchObject({ type: 'preempted', message: expect.stringContaining(first.workflowId) });
+    expect(await applicationFailureOf(drill)).toMatchObject({ type: 'preempted', message: expect.stringContaining(first.workflowId) });
     await end(first);
     await free();
   }, 90_000);
@@ -239,9 +228,9 @@ describe('a holder that was terminated', () => {
     const first = await waiting(await failover('orders', { wait: true }));
     await first.terminate('test');
     // The next one asks, and so it is found out at once.
-    expect((await failureOf(await failover('billing'))).type).toMatch(/^lock-(refused|orphaned)$/);
+    expect((await applicationFailureOf(await failover('billing'))).type).toMatch(/^lock-(refused|orphaned)$/);
     await expect.poll(async () => (await lockNow()).exclusive?.orphaned?.how, { timeout: 30_000, interval: 100 }).toBe('terminated');
-    const refused = await failureOf(await failover('billing'));
+    const refused = await applicationFailureOf(await failover('billing'));
     expect(refused).toMatchObject({ type: 'lock-orphaned', message: expect.stringMatching(/its workflow ended \(terminated at .*without releasing it.*\n  next: look at what it left .*holdfast lock release shop/s) });
     expect((await program('locks')).out).toMatch(/ORPHANED[\s\S]*ended \(terminated\) without releasing it/);
 
@@ -305,7 +294,7 @@ describe('a nested runbook', () => {
     const lock = await lockNow();
     expect(lock.exclusive).toMatchObject({ workflowId: handle.workflowId, epoch: state!.epoch, nested: [] });
     expect(lock.log.map(({ text }) => text).join('\n')).toContain(`${child.workflowId} (runbook standby-rebuild) acts nested in ${handle.workflowId}, epoch ${state!.epoch}`);
-    expect((await failureOf(await failover('billing'))).type).toBe('lock-refused');
+    expect((await applicationFailureOf(await failover('billing'))).type).toBe('lock-refused');
     await handle.signal('go');
     expect(await handle.result()).toMatchObject({ epoch: state!.epoch });
     await free();
@@ -323,7 +312,7 @@ describe('a nested runbook', () => {
     await handle.signal('go');
     await handle.result();
     expect(await lockNow()).toMatchObject({ exclusive: { workflowId: handle.workflowId, releasing: true, nested: [{ workflowId: child.workflowId }] } });
-    expect((await failureOf(await failover('billing'))).message).toContain(`with ${child.workflowId} nested in it`);
+    expect((await applicationFailureOf(await failover('billing'))).message).toContain(`with ${child.workflowId} nested in it`);
     await nested.executeUpdate('resume', { args: [{ by: 'bob', reason: 'test' }] });
     await nested.result();
     await free();
@@ -430,7 +419,7 @@ describe('after a failover', () => {
     // What ran before this, in a worker with a cooldown of an hour.
     expect((await lockNow()).cooldown).toMatchObject({ service: 'orders', acknowledged: null });
     expect(await pair.pointsTo()).toBe('b');
-    const refused = await failureOf(await failover('billing'));
+    const refused = await applicationFailureOf(await failover('billing'));
     expect(refused).toMatchObject({ type: 'cooldown', details: [{ rule: 'cooldown', ok: false, next: expect.stringContaining('holdfast acknowledge orders') }] });
     expect((await program('locks')).out).toMatch(/failover\/orders-\w+, until 20/);
 

@@ -1,13 +1,12 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Client, WorkflowHandle } from '@temporalio/client';
-import { ApplicationFailure, WorkflowFailedError, WorkflowUpdateFailedError } from '@temporalio/client';
+import { WorkflowUpdateFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import type { OperatorAction, Progress } from '../../src/model/execution.ts';
-import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, tryToWrite, type DatabasePair } from '../database-pair.ts';
-import { approve, connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { approve, connectTemporal, failureOf, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 let processes: Processes;
 let pair: DatabasePair;
@@ -68,16 +67,6 @@ async function refused(answer: Promise<string>): Promise<string> {
 }
 
 /** The result that an execution which did not succeed carries. */
-async function failureOf(handle: WorkflowHandle): Promise<ExecutionResult> {
-  try {
-    await handle.result();
-  } catch (error) {
-    if (error instanceof WorkflowFailedError && error.cause instanceof ApplicationFailure) return error.cause.details![0] as ExecutionResult;
-    throw error;
-  }
-  throw new Error('it succeeded');
-}
-
 /** Nothing is left of an execution that went back: the application writes to a, b follows it, no version of the secret waits. */
 async function expectAsBefore(): Promise<void> {
   expect(await tryToWrite(pair, 'a')).toEqual(['application', 'superuser']);

@@ -3,8 +3,8 @@ import type { Client } from '@temporalio/client';
 import type { Command } from 'commander';
 import { WORKFLOW_IDS, type BackupInput, type BackupResult } from '../../model/api.ts';
 import { formatBytes, formatDuration } from '../../model/units.ts';
-import type { BackupProgress } from '../../systems/backup-run.ts';
-import { datastoreOf } from '../../systems/context.ts';
+import type { BackupProgress } from '../../systems/backup-engine.ts';
+import { backedUpOf } from '../../systems/context.ts';
 import type { Io } from '../io.ts';
 
 export const summary = 'back up a datastore now';
@@ -18,7 +18,7 @@ export function define(command: Command, io: Io): void {
     .option('--no-wait', 'start it and return')
     .action(async (datastore: string, options: { reason: string; wait: boolean }) => {
       const context = await io.context();
-      datastoreOf(context.config, datastore); // An unknown name is refused here, before anything is started.
+      backedUpOf(context.config, datastore); // An unknown name is refused here, before anything is started.
       const client = await io.temporal();
       const input: BackupInput = { datastore, reason: options.reason };
       const handle = await client.workflow.start('backup', {
@@ -55,11 +55,35 @@ export function define(command: Command, io: Io): void {
     });
 }
 
+/** What the activities of a managed snapshot are about. */
+const MANAGED_PHASES: Readonly<Record<string, string>> = {
+  readBeforeSnapshot: 'reading the database before the snapshot',
+  beginManagedSnapshot: 'asking RDS for the snapshot',
+  awaitManagedSnapshot: 'managed snapshot',
+  readAfterSnapshot: 'reading the database after the snapshot',
+  copyManagedSnapshot: 'copy',
+  shareManagedSnapshot: 'sharing',
+  commitManagedSnapshot: 'committing',
+};
+
 function describe(result: BackupResult): string {
+  if (result.managed !== undefined) {
+    const { identifier, region, allocatedGiB, copies } = result.managed;
+    return [
+      `backup ${result.id} of ${result.datastore} is committed: managed snapshot ${identifier} in ${region}${allocatedGiB === null ? '' : ` (${allocatedGiB} GiB allocated)`}`,
+      `  of        ${result.snapshotAt}`,
+      `  rows      ${result.tables === 0 ? 'not read' : `${result.rows} in ${result.tables} tables that did not change meanwhile`}`,
+      ...(copies.length === 0 ? [] : [`  copies    ${copies.join(', ')}`]),
+      ...(result.also === undefined ? [] : [`  dump      ${result.also.id}, stored ${formatBytes(result.also.storedBytes)}`]),
+      `  took      ${formatDuration(result.durationMs)}`,
+      `  at        ${result.location}`,
+      ...(result.degraded === undefined ? [] : [`  but       ${result.degraded}`]),
+    ].join('\n');
+  }
   return [
     `backup ${result.id} of ${result.datastore} is committed`,
     `  snapshot  ${result.snapshotAt}`,
-    `  rows      ${result.rows} in ${result.tables} tables`,
+    `  ${(result.words?.rows ?? 'rows').padEnd(9)} ${result.rows} in ${result.tables} ${result.words?.tables ?? 'tables'}`,
     `  size      ${formatBytes(result.plainBytes)}, stored ${formatBytes(result.storedBytes)}`,
     `  took      ${formatDuration(result.durationMs)} (${formatBytes(Math.round(result.plainBytes / Math.max(0.001, result.durationMs / 1000)))}/s)`,
     `  at        ${result.location}`,
@@ -70,7 +94,8 @@ function describe(result: BackupResult): string {
 /** What the running attempt last said of itself in its heartbeat. */
 async function progressLine(client: Client, workflowId: string): Promise<string | undefined> {
   const { raw } = await client.workflow.getHandle(workflowId).describe();
-  const running = raw.pendingActivities?.find((activity) => activity.activityType?.name === 'runBackup');
+  const pending = raw.pendingActivities ?? [];
+  const running = pending.find((activity) => activity.activityType?.name === 'runBackup') ?? pending.find((activity) => MANAGED_PHASES[activity.activityType?.name ?? ''] !== undefined);
   const payload = running?.heartbeatDetails?.payloads?.[0];
   if (running === undefined) return undefined;
   const attempt = (running.attempt ?? 1) > 1 ? ` (attempt ${running.attempt}: ${running.lastFailure?.message ?? 'the one before ended'})` : '';
@@ -78,6 +103,7 @@ async function progressLine(client: Client, workflowId: string): Promise<string 
   const { payloadConverter, payloadCodecs } = client.options.loadedDataConverter;
   let [decoded] = [payload];
   for (const codec of [...payloadCodecs].reverse()) [decoded] = (await codec.decode([decoded!])) as [typeof payload];
-  const progress = payloadConverter.fromPayload<BackupProgress>(decoded!);
+  const progress = payloadConverter.fromPayload<BackupProgress | string>(decoded!);
+  if (typeof progress === 'string') return `${MANAGED_PHASES[running.activityType!.name!] ?? running.activityType!.name}${progress === '' ? '' : `: ${progress}`}${attempt}`;
   return `${progress.phase}: ${formatBytes(progress.plainBytes)} read, ${formatBytes(progress.storedBytes)} stored, ${formatBytes(progress.bytesPerSecond)}/s, ${progress.tables} of ${progress.ofTables} tables fingerprinted${attempt}`;
 }

@@ -1,9 +1,10 @@
 import type { Command } from 'commander';
 import { HoldfastError } from '../../model/errors.ts';
+import { isBackedUp } from '../../model/config-schema.ts';
 import type { BackupSummary } from '../../model/manifest.ts';
 import { formatBytes } from '../../model/units.ts';
 import { findBackup, listBackups, removeMark, storeNameOf, writeMark } from '../../systems/backup-catalogue.ts';
-import { datastoreOf } from '../../systems/context.ts';
+import { backedUpOf } from '../../systems/context.ts';
 import { openStore } from '../../systems/store.ts';
 import { formatTable, type Io } from '../io.ts';
 
@@ -17,7 +18,7 @@ export function define(command: Command, io: Io): void {
     .option('--reason <text>', 'why it is pinned')
     .action(async (datastore: string | undefined, options: { pin?: string; unpin?: string; reason?: string }) => {
       const context = await io.context();
-      if (datastore !== undefined) datastoreOf(context.config, datastore);
+      if (datastore !== undefined) backedUpOf(context.config, datastore);
       if (options.pin !== undefined) {
         if (options.reason === undefined) throw new HoldfastError('usage', '--pin needs --reason: a pin without a reason is never taken away again', { next: 'add --reason "..."' });
         const { store, summary } = await findBackup(context, options.pin, datastore);
@@ -30,7 +31,7 @@ export function define(command: Command, io: Io): void {
         io.note(`${summary.id} is no longer pinned`);
       }
       const found: BackupSummary[] = [];
-      for (const name of datastore === undefined ? Object.keys(context.config.datastores) : [datastore]) {
+      for (const name of datastore === undefined ? Object.keys(context.config.datastores).filter((one) => isBackedUp(context.config.datastores[one]!)) : [datastore]) {
         const store = await openStore(context, storeNameOf(context, name));
         found.push(...(await listBackups(store, store.prefix, name, { onDamaged: (location, why) => io.note(`NOT A BACKUP ${location}: ${why}`) })));
       }
@@ -42,7 +43,7 @@ export function define(command: Command, io: Io): void {
               ['id', 'datastore', 'snapshot', 'plain', 'stored', 'proof', 'reason', 'notes'],
               found.map((backup) => [
                 backup.id, backup.datastore, new Date(backup.snapshotAtMs).toISOString().slice(0, 19).replace('T', ' '),
-                formatBytes(backup.plainBytes), formatBytes(backup.storedBytes), backup.proof, backup.reason, notesOf(backup),
+                ...(backup.kind === undefined ? [formatBytes(backup.plainBytes), formatBytes(backup.storedBytes)] : ['-', '-']), backup.proof, backup.reason, notesOf(backup),
               ]),
             ),
       );
@@ -51,6 +52,7 @@ export function define(command: Command, io: Io): void {
 
 function notesOf(backup: BackupSummary): string {
   return [
+    backup.kind === undefined ? '' : 'managed snapshot',
     backup.complete ? '' : 'partial',
     backup.pinned ? 'pinned' : '',
     backup.inUse ? 'in use' : '',

@@ -4,7 +4,7 @@ import { WORKFLOW_IDS, type RestoreDrillResult } from '../../model/api.ts';
 import { measurementRow } from '../../model/evidence-report.ts';
 import { judge, type Measurement } from '../../model/evidence.ts';
 import { describeProof } from '../../model/proof.ts';
-import { datastoreOf, serviceOf } from '../../systems/context.ts';
+import { backedUpOf, serviceOf } from '../../systems/context.ts';
 import { follow } from '../follow.ts';
 import { EXIT, formatTable, type Io } from '../io.ts';
 
@@ -12,6 +12,7 @@ export const summary = 'restore a backup into an isolated target, prove it exact
 
 interface Options {
   readonly backup?: string;
+  readonly pointInTime?: string;
   readonly service?: string;
   readonly reason?: string;
   readonly wait: boolean;
@@ -21,16 +22,17 @@ export function define(command: Command, io: Io): void {
   command
     .argument('<datastore>', 'a datastore of holdfast.yaml')
     .option('--backup <which>', "newest, random, or the id of a backup; default: the datastore's drill.backup")
+    .option('--point-in-time <time>', 'instead of a backup: let RDS restore the instance to this moment (ISO 8601), or to "now"; proved by marker rows on both sides of it')
     .option('--service <name>', 'measure by the objectives and checks of this service only; default: of every service on the datastore')
     .option('--reason <text>', 'why, for the audit')
     .option('--no-wait', 'start it and return')
     .action(async (datastore: string, options: Options) => {
       const { config } = await io.context();
-      datastoreOf(config, datastore);
+      backedUpOf(config, datastore);
       if (options.service !== undefined) serviceOf(config, options.service);
       const client = await io.temporal();
       const workflowId = WORKFLOW_IDS.restoreDrill(datastore, new Date().toISOString());
-      const input = { datastore, ...(options.backup === undefined ? {} : { backup: options.backup }), ...(options.service === undefined ? {} : { service: options.service }), reason: options.reason ?? 'manual', requestedBy: io.by };
+      const input = { datastore, ...(options.backup === undefined ? {} : { backup: options.backup }), ...(options.pointInTime === undefined ? {} : { pointInTime: options.pointInTime }), ...(options.service === undefined ? {} : { service: options.service }), reason: options.reason ?? 'manual', requestedBy: io.by };
       const handle = await startExecution(client, config, { type: 'restoreDrill', workflowId, input });
       if (!options.wait) {
         io.result({ workflowId, runId: handle.firstExecutionRunId }, () => `started ${workflowId}\nlook at it: holdfast status ${workflowId}`);
@@ -48,7 +50,7 @@ export function define(command: Command, io: Io): void {
 function measurementsOf(result: RestoreDrillResult): Measurement[] {
   const note = 'the backup was not restored to a proven state';
   const one = (name: string, objective: number | undefined, measured: number | null): Measurement => ({ name, unit: 'ms', objective: objective ?? null, measured, ...(measured === null ? { note } : {}) });
-  return [one('RTO (start of restore to checks green)', result.objectives?.rtoMs, result.measuredRtoMs), one('RPO (drill start minus snapshot)', result.objectives?.rpoMs, result.measuredRpoMs)];
+  return [one('RTO (start of restore to checks green)', result.objectives?.rtoMs, result.measuredRtoMs), one(result.backup.startsWith('point-in-time-') ? 'RPO (drill start minus latest restorable time)' : 'RPO (drill start minus snapshot)', result.objectives?.rpoMs, result.measuredRpoMs)];
 }
 
 /** What was proved, by what it was measured, and where the record is. */

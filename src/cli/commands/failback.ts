@@ -1,3 +1,4 @@
+import { postgresNamed } from '../../model/config-schema.ts';
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
@@ -129,9 +130,9 @@ async function mustBePrimary(io: Io, origin: FailbackOrigin): Promise<void> {
   const { readEndpoint } = await import('../../systems/endpoint.ts');
   const { nodeByAddress } = await import('../../systems/postgres-node.ts');
   for (const name of config.services[origin.service]!.datastores) {
-    const datastore = config.datastores[name];
+    const datastore = postgresNamed(config.datastores, name);
     if (datastore?.endpoint === undefined || origin.primary === null || !Object.hasOwn(datastore.nodes, origin.primary)) continue;
-    const endpoint = await readEndpoint(context, datastore.endpoint.secret).catch((error: unknown) => {
+    const endpoint = await readEndpoint(context, datastore.endpoint.secret, datastore.endpoint.secretRegion).catch((error: unknown) => {
       io.note(`which node the application's secret points to could not be asked from here (${messageOf(error)}); the guards ask it`);
       return null;
     });

@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
 import { WORKFLOW_IDS, type RetentionInput, type RetentionResult } from '../../model/api.ts';
+import { describeRestorable } from '../../model/restorable.ts';
 import { formatBytes } from '../../model/units.ts';
 import { runRetention } from '../../systems/backup-retention.ts';
-import { datastoreOf } from '../../systems/context.ts';
+import { backedUpOf } from '../../systems/context.ts';
 import { formatTable, type Io } from '../io.ts';
 
 export const summary = 'plan, explain and delete what the keep rules no longer hold';
@@ -14,7 +15,7 @@ export function define(command: Command, io: Io): void {
     .option('--apply', 'delete what the plan says; without it nothing is changed')
     .action(async (datastore: string, options: { explain?: boolean; apply?: boolean }) => {
       const context = await io.context();
-      datastoreOf(context.config, datastore);
+      backedUpOf(context.config, datastore);
       const result = options.apply === true ? await apply(io, datastore) : await runRetention(context, { datastore, apply: false, nowMs: Date.now(), signal: io.interrupted });
       io.result(result, () => describe(result, options.explain === true || options.apply !== true));
     });
@@ -41,6 +42,7 @@ function describe(result: RetentionResult, explain: boolean): string {
       '',
     );
   }
+  if (result.restorable !== undefined) lines.push(...describeRestorable(result.restorable, result.applied));
   if (!result.applied) lines.push('nothing was changed; delete with --apply');
   return lines.join('\n');
 }

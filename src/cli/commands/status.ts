@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Client } from '@temporalio/client';
 import type { Command } from 'commander';
 import type { ExecutionSummary, PendingActivity } from '../../engine/history.ts';
-import { HoldfastError } from '../../model/errors.ts';
+import { HoldfastError, messageOf } from '../../model/errors.ts';
 import type { Progress } from '../../model/execution.ts';
 import { formatBytes, formatDuration } from '../../model/units.ts';
 import { formatTable, type Io } from '../io.ts';
@@ -47,7 +47,8 @@ export function define(command: Command, io: Io): void {
 async function all(client: Client): Promise<Status[]> {
   const { listExecutions } = await import('../../engine/history.ts');
   const running = await listExecutions(client, { running: true }, 200);
-  return Promise.all(running.map((execution) => details(client, execution)));
+  // One that cannot be asked hides none of the others: it may have ended since it was listed, or its worker may fail.
+  return Promise.all(running.map((execution) => details(client, execution).catch((error: unknown): Status => ({ execution, progress: null, note: messageOf(error), pending: [] }))));
 }
 
 async function one(client: Client, workflowId: string): Promise<Status> {

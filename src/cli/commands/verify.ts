@@ -1,7 +1,7 @@
 import type { Command } from 'commander';
 import { formatBytes, formatDuration } from '../../model/units.ts';
-import { findBackup, readBack, readManifest } from '../../systems/backup-catalogue.ts';
-import { datastoreOf } from '../../systems/context.ts';
+import { findBackup, readManifest } from '../../systems/backup-catalogue.ts';
+import { engineOfBackup } from '../../systems/engines.ts';
 import type { Io } from '../io.ts';
 
 export const summary = 'read a backup back in full and check every checksum';
@@ -10,7 +10,7 @@ const NOTE_EVERY_MS = 2000;
 
 export function define(command: Command, io: Io): void {
   command
-    .description(`${summary}; reads every object and lets pg_restore read the whole archive, without a database. Only a drill proves that it restores.`)
+    .description(`${summary}; reads every object to its end, without a database. Only a drill proves that it restores.`)
     .argument('<id>', 'a backup id, or newest')
     .option('--datastore <name>', 'where the id is looked for; default: everywhere')
     .action(async (id: string, options: { datastore?: string }) => {
@@ -19,8 +19,9 @@ export function define(command: Command, io: Io): void {
       const manifest = await readManifest(store, summary.location);
       const started = performance.now();
       let noted = started;
-      const read = await readBack(context, {
-        storeName, location: summary.location, manifest, binDirectory: datastoreOf(context.config, summary.datastore).binDirectory, signal: io.interrupted,
+      const engine = await engineOfBackup(context, manifest);
+      const { how, ...read } = await engine.readBack(context, { storeName, location: summary.location, manifest }, {
+        signal: io.interrupted,
         onProgress(object, plainBytes, ofBytes) {
           const now = performance.now();
           if (now - noted < NOTE_EVERY_MS) return;
@@ -32,7 +33,7 @@ export function define(command: Command, io: Io): void {
       io.result({ id: summary.id, datastore: summary.datastore, location: summary.location, ok: true, ...read, durationMs: Math.round(ms) }, () =>
         [
           `backup ${summary.id} of ${summary.datastore} was read back whole: ${read.objects} objects, ${formatBytes(read.storedBytes)} stored, ${formatBytes(read.plainBytes)} plain, in ${formatDuration(ms)}`,
-          'every checksum is as committed, and pg_restore read the archive to its end',
+          `every checksum is as committed, and ${how}`,
         ].join('\n'),
       );
     });

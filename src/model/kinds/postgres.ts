@@ -1,0 +1,160 @@
+import { z } from 'zod';
+import { allow, datastore, kind, lateNode, node, type Permission, type StepKind } from '../step-kind.ts';
+import { durationMs } from '../units.ts';
+
+/** What every look at a datastore needs; of RDS only where it is managed. */
+const looks: readonly Permission[] = [
+  ...allow('databaseSecrets', 'secretsmanager:GetSecretValue'),
+  ...allow('instance', 'rds:DescribeDBInstances'),
+  ...allow('cluster', 'rds:DescribeDBClusters'),
+  ...allow('globalCluster', 'rds:DescribeGlobalClusters'),
+  ...allow('managed', 'cloudwatch:GetMetricStatistics', 'ec2:DescribeSecurityGroups'),
+];
+const endpoint = allow('endpointSecret', 'secretsmanager:GetSecretValue');
+const fences: readonly Permission[] = [
+  ...allow('instance', 'rds:ModifyDBInstance', 'rds:StopDBInstance', 'rds:RebootDBInstance', 'rds:AddTagsToResource', 'rds:RemoveTagsFromResource'),
+  ...allow('cluster', 'rds:ModifyDBCluster', 'rds:AddTagsToResource', 'rds:RemoveTagsFromResource'),
+];
+const promotes: readonly Permission[] = [
+  ...allow('instance', 'rds:PromoteReadReplica', 'rds:AddTagsToResource', 'rds:RemoveTagsFromResource'),
+  ...allow('cluster', 'rds:FailoverDBCluster', 'rds:FailoverGlobalCluster', 'rds:SwitchoverGlobalCluster', 'rds:AddTagsToResource', 'rds:RemoveTagsFromResource'),
+  ...allow('globalCluster', 'rds:FailoverGlobalCluster', 'rds:SwitchoverGlobalCluster'),
+];
+/** A replacement has the old instance's name, groups and options: all of them are resources of the call. */
+const rebuilds = allow('replacedInstance', 'rds:CreateDBInstanceReadReplica', 'rds:CreateDBSnapshot', 'rds:ModifyDBInstance', 'rds:DeleteDBInstance', 'rds:StartDBInstance', 'rds:StopDBInstance', 'rds:DescribeDBInstances', 'rds:AddTagsToResource', 'rds:RemoveTagsFromResource');
+
+export const postgresKinds: Readonly<Record<string, StepKind>> = {
+  'postgres.health': kind({
+    summary: 'Confirms the alarm and the roles. Planned: primary writable, candidate streaming. Forced: the primary is down by two independent facts.',
+    input: z.strictObject({
+      datastore,
+      primary: node.optional().meta({ description: "Default: the node the application's secret points to." }),
+      candidate: node.optional().meta({ description: 'Default: the streaming standby that has replayed most.' }),
+      attempts: z.int().min(1).max(20).default(3).meta({ description: 'Connection attempts before a silent primary counts as down.' }),
+      maxLag: durationMs.prefault('10s').meta({ description: 'Planned: a candidate further behind is refused before anything changes.' }),
+    }),
+    phases: ['guard', 'verify'],
+    permissions: [...looks, ...endpoint],
+    askedAgain: true,
+    boundFacts: ['primary', 'candidate'],
+    verifyMs: 60_000,
+    facts: {
+      primary: 'node that holds the primary role',
+      candidate: 'node to be promoted',
+      lastCommitAt: 'time of the last transaction the candidate replayed (ISO 8601)',
+      candidateLsn: 'last WAL position the candidate replayed',
+      lagMs: 'replication lag in milliseconds, null when unknown',
+      downFacts: 'forced: what says that the primary is down',
+      downFactCount: 'forced: how many independent places say so',
+      unclear: 'forced: what was looked at and says neither',
+      mayLoseMs: 'forced: whatever was acknowledged in this many milliseconds before the look may be lost, null when unknown; an idle service loses less',
+      mayLoseBytes: 'forced: WAL that the primary had announced and the candidate has not received, null when unknown; what came after the last message is not in it',
+    },
+  }),
+  'postgres.checkpoint': kind({
+    summary: 'Checkpoints primary and candidate, so that promotion has little left to do.',
+    input: z.strictObject({ datastore, primary: lateNode, candidate: lateNode }),
+    phases: ['guard', 'apply', 'verify'],
+    permissions: looks,
+    skippable: true,
+    applyMs: 600_000,
+    attempts: 1,
+  }),
+  'postgres.readOnly': kind({
+    summary: 'Refuses writes on the primary: no application connection is let in, sessions are ended, nothing remains; yields the last WAL position.',
+    input: z.strictObject({ datastore, primary: lateNode }),
+    phases: ['inspect', 'guard', 'apply', 'verify', 'undo'],
+    permissions: [...looks, ...endpoint, ...fences],
+    refusesWrites: true,
+    disruptive: true,
+    critical: true,
+    applyMs: 20_000,
+    managedApplyMs: 300_000,
+    attempts: 2,
+    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs' },
+  }),
+  'postgres.fence': kind({
+    summary: 'Fences the old primary so that it takes no write, also after a restart.',
+    input: z.strictObject({ datastore, node: lateNode }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    permissions: [...looks, ...endpoint, ...fences],
+    disruptive: true,
+    applyMs: 120_000,
+    managedApplyMs: 900_000,
+    facts: { methods: 'how it was fenced', problems: 'what of it did not succeed', limits: 'what it does not hold against; empty once the server is stopped' },
+  }),
+  'postgres.awaitReplay': kind({
+    summary: "Waits until the candidate has replayed the primary's last WAL position (planned) or all it received (forced).",
+    input: z.strictObject({ datastore, candidate: lateNode, lsn: z.string().optional(), timeout: durationMs.prefault('20s') }),
+    phases: ['guard', 'verify'],
+    permissions: looks,
+    critical: true,
+    verifyMs: 300_000,
+    facts: { replayedLsn: 'WAL position replayed', receivedLsn: 'WAL position received' },
+  }),
+  'postgres.promote': kind({
+    summary: 'Promotes the candidate. The point of no return.',
+    input: z.strictObject({ datastore, primary: lateNode, candidate: lateNode }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    permissions: [...looks, ...promotes],
+    pointOfNoReturn: true,
+    disruptive: true,
+    critical: true,
+    applyMs: 120_000,
+    managedApplyMs: 3_600_000,
+    facts: { promotedAtMs: 'epoch milliseconds, worker clock', timeline: 'new timeline', forkLsn: 'WAL position where the new timeline begins', parentTimeline: 'timeline it parted from' },
+  }),
+  'postgres.verifyFence': kind({
+    summary: 'Proves that the old primary takes no write: down, in recovery, or refusing.',
+    input: z.strictObject({ datastore, node: lateNode }),
+    phases: ['verify'],
+    permissions: [...looks, ...endpoint],
+    critical: true,
+    facts: { how: 'why it takes no write', limits: 'what it does not hold against' },
+  }),
+  'postgres.repointStandbys': kind({
+    summary: 'Has every standby that is left follow the new primary. One that has WAL beyond the fork is named for a rebuild, never forced.',
+    input: z.strictObject({ datastore, primary: lateNode, old: lateNode, wait: durationMs.prefault('5s').meta({ description: 'How long it is looked whether they stream.' }) }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    permissions: [...looks, ...endpoint],
+    skippable: true,
+    verifyMs: 120_000,
+    facts: { following: 'nodes that stream from the new primary', notFollowing: 'nodes that do not, and why' },
+  }),
+  'postgres.verifyLag': kind({
+    summary: 'Verifies that every remaining standby streams from the new primary within the allowed lag; says so when none remains.',
+    input: z.strictObject({ datastore, primary: lateNode, maxLag: durationMs.prefault('10s'), wait: durationMs.prefault('20s') }),
+    phases: ['verify'],
+    permissions: [...looks, ...endpoint],
+    skippable: true,
+    verifyMs: 300_000,
+    facts: { standbys: 'number of streaming standbys' },
+  }),
+  'postgres.measureLoss': kind({
+    summary: 'Counts the transactions that the old primary acknowledged after the point where the new timeline began, from its own WAL.',
+    input: z.strictObject({ datastore, node: lateNode, forkLsn: z.string().optional(), timeline: z.int().optional().meta({ description: "The old primary's timeline; default: what its control file says." }) }),
+    phases: ['verify'],
+    permissions: looks,
+    skippable: true,
+    verifyMs: 300_000,
+    facts: { lostTransactions: 'count, null when it could not be measured', note: 'how, or why not' },
+  }),
+  'postgres.verifyRecentWrites': kind({
+    summary: 'Shows that the new primary accepts a write through the application’s secret and still has the newest transactions.',
+    input: z.strictObject({ datastore, primary: lateNode, query: z.string().optional().meta({ description: 'One SELECT giving the newest business transaction, shown in the evidence.' }) }),
+    phases: ['verify'],
+    permissions: [...looks, ...endpoint],
+    skippable: true,
+    facts: { newest: 'what the query gave' },
+  }),
+  'postgres.rebuildStandby': kind({
+    summary: 'Rebuilds a fenced node as a standby of the primary: pg_rewind, else a new base backup; then it streams.',
+    input: z.strictObject({ datastore, primary: node.optional().meta({ description: "Default: the node the application's secret points to." }), node: lateNode, allowBaseBackup: z.boolean().default(true), wait: durationMs.prefault('5m') }),
+    phases: ['inspect', 'guard', 'apply', 'verify'],
+    permissions: [...looks, ...endpoint, ...rebuilds],
+    applyMs: 6 * 3_600_000,
+    verifyMs: 600_000,
+    attempts: 2,
+    facts: { node: 'rebuilt node', method: 'pg_rewind or base backup' },
+  }),
+};
