@@ -10,7 +10,7 @@ import { beyondFork, ensureSlot, lsnValue, nodeStatus, walTimeline, withNode, ty
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A reload takes primary_conninfo from this version on. */
-const RELOADS_CONNINFO = 130_000;
+export const RELOADS_CONNINFO = 130_000;
 
 const NONE = 'there is no other standby';
 
@@ -18,7 +18,7 @@ const NONE = 'there is no other standby';
 type Finding = { readonly node: string; readonly is: 'following' | 'to repoint' } | { readonly node: string; readonly is: 'left alone' | 'to rebuild'; readonly why: string };
 
 /** Patroni writes where its replicas stream from itself; a setting of ours beside it would stay and win. */
-function byController(step: StepRun, node: string): boolean {
+export function byController(step: StepRun, node: string): boolean {
   const { controller } = datastoreFor(step);
   return controller?.type === 'patroni' && Object.hasOwn(controller.members, node);
 }
@@ -69,31 +69,40 @@ function describe(findings: readonly Finding[]): string {
   return parts.join('; ');
 }
 
-/** Where the standby connects now, with its own login, at another address. The text may hold a password: it is given to nobody. */
-async function redirected(step: StepRun, client: pg.Client, node: string): Promise<string> {
-  const datastore = datastoreFor(step);
+/** Whom the standby connects to, and as whom. The values may hold a password: they are given to nobody. */
+export async function presentConninfo(client: pg.Client): Promise<Map<string, string> | null> {
   const { text } = (await client.query("select current_setting('primary_conninfo') as text")).rows[0] as { text: string };
-  const primary = nodeInput(step, 'primary');
-  const { host, port, sslmode } = await adminTarget(step.context, datastore, primary);
   const present = parseConninfo(text);
   const password = present?.get('password');
   if (password !== undefined) registerSecret(password);
+  return present;
+}
+
+/** Where the standby connects now, with its own login, at the address of `to`. The text may hold a password: it is given to nobody. */
+async function redirected(step: StepRun, client: pg.Client, node: string, to: string): Promise<string> {
+  const datastore = datastoreFor(step);
+  const present = await presentConninfo(client);
+  const { host, port, sslmode } = await adminTarget(step.context, datastore, to);
   if (present !== null && present.size > 0) return formatConninfo(redirectConninfo(present, host, port));
   const replication = datastore.nodes[node]!.replication;
   if (replication === undefined) throw new HoldfastError('no-login', `primary_conninfo of ${node} is ${present === null ? 'not understood' : 'empty'}`, { next: `configure nodes.${node}.replication, or set primary_conninfo by hand` });
   return formatConninfo(new Map(Object.entries({ host, port: String(port), user: replication.username, sslmode, application_name: node, ...(replication.passfile === undefined ? {} : { passfile: replication.passfile }) })));
 }
 
+/** The statement must not stand in a server log: it may hold a password. */
+export async function setConninfo(client: pg.Client, conninfo: string): Promise<void> {
+  await client.query("set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic'");
+  await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);
+}
+
 async function repointNode(step: StepRun, node: string): Promise<void> {
   const datastore = datastoreFor(step);
   await withNode(step.context, datastore, node, async (client) => {
-    const conninfo = await redirected(step, client, node);
+    const conninfo = await redirected(step, client, node, nodeInput(step, 'primary'));
     const { slot: present } = (await client.query("select current_setting('primary_slot_name') as slot")).rows[0] as { slot: string };
     const slot = datastore.nodes[node]!.replication?.slot ?? present;
     if (slot !== '') await ensureSlot(step.context, datastore, nodeInput(step, 'primary'), slot);
-    // The statement must not stand in a server log: it may hold a password.
-    await client.query("set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic'");
-    await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);
+    await setConninfo(client, conninfo);
     if (slot !== present) await client.query(`alter system set primary_slot_name = ${pg.escapeLiteral(slot)}`);
     await client.query('select pg_reload_conf()');
   });
@@ -117,7 +126,7 @@ const repoint: StepDefinition = {
       const status = await nodeStatus(step.context, datastore, node);
       if (!status.reachable || status.inRecovery !== true) continue;
       const login = status.superuser
-        ? await withNode(step.context, datastore, node, (client) => redirected(step, client, node)).then(() => null, (error: unknown) => messageOf(error))
+        ? await withNode(step.context, datastore, node, (client) => redirected(step, client, node, nodeInput(step, 'primary'))).then(() => null, (error: unknown) => messageOf(error))
         : 'the admin user is not superuser';
       const fits = (status.serverVersion ?? 0) >= RELOADS_CONNINFO;
       // A lost primary is not left without a successor for a third node's sake.

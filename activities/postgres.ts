@@ -14,6 +14,7 @@ import { allowWrites, fenceRights, leaveStandbySignal, readFence, refuseStale, r
 import { committedPosition, controlData, foreignFiles, hasHostAccess, hostRules, hostState, hostWord, lsnDifference, nodeByAddress, nodeByServer, nodeStatus, nodeTool, openNode, patientStatus, readiness, runOnNode, stopOnHost, walFileName, withNode, writeOnNode, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { readEndpoint } from '../src/systems/endpoint.ts';
 import { furthest, lookAtRoles, type Roles } from '../src/systems/postgres-roles.ts';
+import { prepareHold, releaseStandbys } from './postgres-hold.ts';
 import { check, datastoreFor, guarded, nodeInput, optionalText, pause, type StepDefinition, type StepRun } from './step-definition.ts';
 
 /** A guard has 45 s; a larger allowed lag is only looked for so long. */
@@ -240,17 +241,22 @@ const readOnly: StepDefinition = {
   },
   async apply(step) {
     const datastore = datastoreFor(step);
-    const { client, target } = await openNode(step.context, datastore, nodeInput(step, 'primary'));
+    const hold = await prepareHold(step);
+    const { client, target } = await openNode(step.context, datastore, nodeInput(step, 'primary')).catch(async (error: unknown) => {
+      await hold.close();
+      throw error;
+    });
     try {
-      const refused = await refuseWrites(client, target, refuseOptions(step, datastore.nodes[nodeInput(step, 'primary')]!, 10_000));
+      const refused = await refuseWrites(client, target, { ...refuseOptions(step, datastore.nodes[nodeInput(step, 'primary')]!, 10_000), whenRefused: hold.engage });
+      const held = Object.keys(hold.from);
       return {
         outcome: 'changed',
-        summary: `writes refused, ${refused.sessionsEnded} session(s) ended, WAL position ${refused.lsn}${refused.preparedTransactions === 0 ? '' : `, ${refused.preparedTransactions} prepared transaction(s) left, which wait on the new primary too`}${refused.limits.length === 0 ? '' : `; not held: ${refused.limits.join('; ')}`}`,
+        summary: `writes refused, ${refused.sessionsEnded} session(s) ended${held.length === 0 ? '' : `, ${held.join(', ')} turned to ${nodeInput(step, 'candidate')}`}, WAL position ${refused.lsn}${refused.preparedTransactions === 0 ? '' : `, ${refused.preparedTransactions} prepared transaction(s) left, which wait on the new primary too`}${refused.limits.length === 0 ? '' : `; not held: ${refused.limits.join('; ')}`}`,
         after: { lsn: refused.lsn, epoch: step.call.epoch },
-        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, limits: [...refused.limits], parts: { ...refused.parts } },
+        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, limits: [...refused.limits], parts: { ...refused.parts }, ...(held.length === 0 ? {} : { held: hold.from as unknown as Json }) },
       };
     } finally {
-      await client.end().catch(() => {});
+      await Promise.all([hold.close(), client.end().catch(() => {})]);
     }
   },
   async verify(step) {
@@ -282,9 +288,11 @@ const readOnly: StepDefinition = {
     const { client, target } = await openNode(step.context, datastore, primary);
     try {
       const fence = await readFence(client);
-      if (fence.epoch === null && !fence.readOnlyDefault) return { outcome: 'already-satisfied', summary: 'writes are allowed' };
-      await allowWrites(client, target, { epoch: step.call.epoch, timeoutMs: 10_000, nowMs: step.nowMs });
-      return { outcome: 'changed', summary: `writes are allowed on ${primary} again`, after: { ...(await readFence(client)) } as Json };
+      const open = fence.epoch === null && !fence.readOnlyDefault;
+      if (!open) await allowWrites(client, target, { epoch: step.call.epoch, timeoutMs: 10_000, nowMs: step.nowMs });
+      const released = await releaseStandbys(step);
+      if (open && released.length === 0) return { outcome: 'already-satisfied', summary: 'writes are allowed' };
+      return { outcome: 'changed', summary: [`writes are allowed on ${primary}${open ? '' : ' again'}`, ...released].join('; '), after: { ...(await readFence(client)) } as Json };
     } finally {
       await client.end().catch(() => {});
     }

@@ -12,12 +12,12 @@ export function runStep(
   uses: string,
   phase: Phase,
   input: Readonly<Record<string, unknown>>,
-  call: { epoch?: number; mode?: Mode; before?: Json; facts?: Readonly<Record<string, Json>>; previousDetails?: unknown; attempt?: number; signal?: AbortSignal; nowMs?: () => number; heartbeat?: (details: unknown) => void } = {},
+  call: { epoch?: number; mode?: Mode; before?: Json; facts?: Readonly<Record<string, Json>>; lastReport?: Json; previousDetails?: unknown; attempt?: number; signal?: AbortSignal; nowMs?: () => number; heartbeat?: (details: unknown) => void } = {},
 ): Promise<PhaseResult> {
   const epoch = call.epoch ?? 1;
   const step: StepRun = {
     context,
-    call: { step: uses, uses, phase, preflight: false, with: input, mode: call.mode ?? 'planned', service: 'orders', environment: 'test', workflowId: 'test/step', runId: 'test', epoch, key: `test/step/${epoch}`, before: call.before ?? null, facts: call.facts ?? {} },
+    call: { step: uses, uses, phase, preflight: false, with: input, mode: call.mode ?? 'planned', service: 'orders', environment: 'test', workflowId: 'test/step', runId: 'test', epoch, key: `test/step/${epoch}`, before: call.before ?? null, facts: call.facts ?? {}, ...(call.lastReport === undefined ? {} : { lastReport: call.lastReport }) },
     input: stepKind(uses)!.input.parse(input) as Readonly<Record<string, unknown>>,
     signal: call.signal ?? new AbortController().signal,
     attempt: call.attempt ?? 1,

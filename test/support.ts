@@ -176,6 +176,25 @@ export function testDatastore(database: TestDatabase, overrides: ConfigOverrides
   );
 }
 
+/** How an execution ended that nobody decides about: one that waits for an operator is an error that says where and why, and not a test that times out. */
+export async function endOf(handle: WorkflowHandle): Promise<ExecutionResult> {
+  const ended = new AbortController();
+  const result = (handle.result() as Promise<ExecutionResult>).finally(() => ended.abort());
+  result.catch(() => {});
+  const parked = (async () => {
+    while (!ended.signal.aborted) {
+      await new Promise((resolve) => {
+        setTimeout(resolve, 500);
+      });
+      // It cannot be asked while no worker runs.
+      const progress = await handle.query<Progress>('progress').catch(() => null);
+      if (!ended.signal.aborted && progress?.parked !== undefined && progress.parked.length > 0) throw new Error(`${handle.workflowId} waits for an operator: ${progress.parked.map(({ step, why }) => `${step}: ${why}`).join('; ')}`);
+    }
+  })();
+  await Promise.race([result, parked]);
+  return result;
+}
+
 let runtimeInstalled = false;
 
 /** The real worker, on the context's own task queues, with the bundle built once for the run. Use `runUntil`, or `run` and `shutdown`. */

@@ -321,14 +321,16 @@ class Writer {
     this.#add({
       id: 'read-only', title: `Refuse writes on ${now}`, uses: 'postgres.readOnly',
       narrative: [
-        'From here writes are refused. Nobody but the administrator and replication is let in any more, every session is ended, and the WAL position after the last acknowledged write is read.',
+        'From here writes are refused. Nobody but the administrator and replication is let in any more, every session is ended, any third node is turned to the node that is promoted next (what this one still writes by itself must not take it past the point where the new timeline begins), and the WAL position after the last acknowledged write is read.',
         `By hand on ${now}: put "host all all all reject" (and "local all all reject") first in pg_hba.conf, below a line for yourself, then:`,
         '$ select pg_reload_conf();',
         "$ select pg_terminate_backend(pid) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid();",
+        'On each third node, then again here:',
+        `$ alter system set primary_conninfo = 'host=<${back}> ...'; select pg_reload_conf();`,
         '$ select pg_current_wal_flush_lsn();',
-        'Back: remove the lines and reload. If nothing goes on within the deadline, that is done by itself.',
+        'Back: remove the lines and reload; point the third nodes back. If nothing goes on within the deadline, that is done by itself.',
       ],
-      with: { datastore: this.#datastore, primary: this.#primary },
+      with: { datastore: this.#datastore, ...roles },
     });
     this.#add({
       id: 'await-replay', title: `Wait until ${back} has everything`, uses: 'postgres.awaitReplay', after: 'rebuild',

@@ -5,13 +5,18 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startStandby, type PostgresServer } from '../../src/local/stack.ts';
+import { postgresSteps } from '../../activities/postgres.ts';
+import { pause } from '../../activities/step-definition.ts';
 import type { Progress } from '../../src/model/execution.ts';
+import { parseConninfo } from '../../src/model/postgres-conninfo.ts';
+import type { Json } from '../../src/model/runbook-schema.ts';
+import { postgresOf } from '../../src/systems/context.ts';
 import { nodeByAddress } from '../../src/systems/postgres-node.ts';
 import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type MortalWorker } from '../mortal.ts';
-import { connectTemporal, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
-import { postgresOf } from '../../src/systems/context.ts';
+import { runStep } from '../step-run.ts';
+import { connectTemporal, endOf, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
 
 type Name = 'a' | 'b' | 'c';
 
@@ -57,7 +62,7 @@ function begin(input: Record<string, unknown>): Promise<WorkflowHandle> {
 }
 
 async function run(input: Record<string, unknown>): Promise<ExecutionResult> {
-  return (await begin(input)).result() as Promise<ExecutionResult>;
+  return endOf(await begin(input));
 }
 
 async function rebuild(node: Name): Promise<void> {
@@ -73,60 +78,120 @@ async function follows(node: Name, of: Name): Promise<void> {
 
 const summaryOf = (result: ExecutionResult, step: string): string => result.steps.find((item) => item.id === step)!.summary;
 
-it('a worker killed after it told the third node to follow: the next one finds that it does, and the node follows', async () => {
-  const [dying, next] = [await mortalWorker(pair.context, { at: 'postgres.repointStandbys:apply' }), await mortalWorker(pair.context)];
-  mortals.push(dying, next);
-  await dying.go();
-  const handle = await begin({ parameters: { candidate: 'b' } });
-  expect(await dying.ended).toBe('SIGKILL');
-  await next.go();
-  const result = (await handle.result()) as ExecutionResult;
-  expect(result.outcome).toBe('succeeded');
-  expect(result.steps.find((step) => step.id === 'repoint')).toMatchObject({ outcome: 'changed' });
-  expect(await primary()).toBe('b');
-  await follows('c', 'b');
-  const { state } = await handle.query<Progress>('progress');
-  // Its answer was lost; what is there was seen, and is in the ledger as a change.
-  expect(state!.ledger.filter((entry) => entry.step === 'repoint').map((entry) => entry.outcome)).toEqual(['unknown', 'changed']);
-  await next.stop();
-  worker = await runningWorker(pair.context);
-  const back = await run({ purpose: 'failback', parameters: { node: 'a' } });
-  expect(back.outcome).toBe('succeeded');
-  await rebuild('b');
-}, 240_000);
+/** Whom the node receives from, by its own receiver. */
+async function upstream(node: Name): Promise<Name | undefined> {
+  const [row] = await queryOnce<{ port: number | null }>(servers[node].connectionString(), 'select sender_port as port from pg_stat_wal_receiver');
+  return (Object.keys(servers) as Name[]).find((name) => servers[name].port === row?.port);
+}
 
-it('a planned failover takes the third node along, and so does the way back', async () => {
+/** WAL that no application asks for, as checkpoints and snapshots for standbys are, all the time until `stop`. */
+function chatter(node: Name): { stop(): Promise<number> } {
+  const stopping = new AbortController();
+  const done = (async () => {
+    let records = 0;
+    while (!stopping.signal.aborted) {
+      await queryOnce(servers[node].connectionString(), "select pg_create_restore_point('chatter')").then(() => (records += 1), () => {});
+      await pause(10);
+    }
+    return records;
+  })();
+  return {
+    stop: () => {
+      stopping.abort();
+      return done;
+    },
+  };
+}
+
+it('a planned failover takes the third node along, and so does the way back, while the old primary goes on writing WAL by itself', async () => {
+  worker = await runningWorker(pair.context);
+  let noise = chatter('a');
   const there = await run({ parameters: { candidate: 'b' } });
+  expect(await noise.stop()).toBeGreaterThan(20);
   expect(there.outcome).toBe('succeeded');
   expect(await primary()).toBe('b');
-  expect(summaryOf(there, 'repoint')).toMatch(/c told to follow b; c follows/);
+  expect(summaryOf(there, 'read-only')).toMatch(/c turned to b/);
+  expect(summaryOf(there, 'read-only')).not.toMatch(/not held/);
+  expect(summaryOf(there, 'repoint')).toMatch(/c follows/);
   expect(summaryOf(there, 'verify-lag')).toMatch(/1 of 1 standby\(s\) stream/);
   await follows('c', 'b');
+  noise = chatter('b');
   const back = await run({ purpose: 'failback', parameters: { node: 'a' } });
+  expect(await noise.stop()).toBeGreaterThan(20);
   expect(back.outcome).toBe('succeeded');
   expect(await primary()).toBe('a');
-  expect(summaryOf(back, 'repoint')).toMatch(/c told to follow a; c follows/);
+  expect(summaryOf(back, 'repoint')).toMatch(/c follows/);
   await follows('c', 'a');
   // It is found before the first change that a node could not be repointed.
+  const [{ text }] = await queryOnce<{ text: string }>(servers.c.connectionString(), "select current_setting('primary_conninfo') as text") as [{ text: string }];
   await queryOnce(servers.c.connectionString(), "alter system set primary_conninfo = 'host'");
   await queryOnce(servers.c.connectionString(), 'select pg_reload_conf()');
   await rebuild('b');
   await expect(run({ parameters: { candidate: 'b' } })).rejects.toMatchObject({ cause: { message: expect.stringMatching(/refused before the first change: .*c can be repointed: .*primary_conninfo of c is not understood/s) } });
-  await queryOnce(servers.c.connectionString(), 'alter system reset primary_conninfo');
+  await queryOnce(servers.c.connectionString(), `alter system set primary_conninfo = '${text}'`);
+  await queryOnce(servers.c.connectionString(), 'select pg_reload_conf()');
   expect(await primary()).toBe('a');
+  await worker.stop();
 }, 240_000);
 
-it('with a slot: it is made on the new primary', async () => {
+it('the third node goes back to whom it followed when writes are let in again, also when the answer of the step was lost', async () => {
+  await follows('c', 'a');
+  const conninfo = async (): Promise<string> => (await queryOnce<{ text: string }>(servers.c.connectionString(), "select current_setting('primary_conninfo') as text"))[0]!.text;
+  const before = parseConninfo(await conninfo());
+  const input = { datastore: 'shop', primary: 'a', candidate: 'b' };
+  for (const answer of ['known', 'lost'] as const) {
+    const epoch = answer === 'known' ? 1_000_000 : 1_000_001;
+    const reports: Json[] = [];
+    const { facts } = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, heartbeat: (report) => void reports.push(report as Json) });
+    expect(facts!['held']).toEqual({ c: { host: before!.get('host'), hostaddr: null, port: String(servers.a.port) } });
+    expect(await upstream('c')).not.toBe('a');
+    await expect.poll(() => upstream('c'), { timeout: 15_000 }).toBe('b');
+    // Another attempt does not take what the first one did for what was there before.
+    const again = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, previousDetails: reports.at(-1) });
+    expect(again.facts!['held']).toEqual(facts!['held']);
+    const undone = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'undo', input, { epoch, ...(answer === 'known' ? { facts: facts! } : { lastReport: reports.at(-1)! }) });
+    expect(undone).toMatchObject({ outcome: 'changed', summary: 'writes are allowed on a again; c follows as before' });
+    await expect.poll(() => upstream('c'), { timeout: 15_000 }).toBe('a');
+    expect(parseConninfo(await conninfo())).toEqual(before);
+    await follows('c', 'a');
+  }
+}, 120_000);
+
+it('a worker killed after it turned the third node, or told it to follow: the next one goes on, and the node follows, with its slot', async () => {
   const { a, c } = servers;
   await queryOnce(a.connectionString(), "select pg_create_physical_replication_slot('third')");
   const conninfo = `host=${a.host} port=${a.port} user=${a.replication.username} passfile=${c.replication.passfile} application_name=c`;
   await queryOnce(c.connectionString(), `alter system set primary_conninfo = '${conninfo}'`);
   await queryOnce(c.connectionString(), "alter system set primary_slot_name = 'third'");
   await queryOnce(c.connectionString(), 'select pg_reload_conf()');
-  await expect.poll(() => queryOnce(a.connectionString(), "select active from pg_replication_slots where slot_name = 'third'")).toEqual([{ active: true }]);
-  await run({ parameters: { candidate: 'b' } });
-  await follows('c', 'b');
-  expect(await queryOnce(servers.b.connectionString(), "select slot_name, active from pg_replication_slots where slot_name = 'third'")).toEqual([{ slot_name: 'third', active: true }]);
+  await expect.poll(() => queryOnce(a.connectionString(), "select active from pg_replication_slots where slot_name = 'third'"), { timeout: 15_000 }).toEqual([{ active: true }]);
+  for (const at of ['postgres.readOnly:apply', 'postgres.repointStandbys:apply']) {
+    const [dying, next] = [await mortalWorker(pair.context, { at }), await mortalWorker(pair.context)];
+    mortals.push(dying, next);
+    await dying.go();
+    const handle = await begin({ parameters: { candidate: 'b' } });
+    expect(await dying.ended).toBe('SIGKILL');
+    await next.go();
+    const result = await endOf(handle);
+    expect(result.outcome).toBe('succeeded');
+    expect(result.steps.find((step) => step.id === 'repoint')).toMatchObject({ outcome: 'changed' });
+    expect(await primary()).toBe('b');
+    await follows('c', 'b');
+    const { state } = await handle.query<Progress>('progress');
+    // The answer was lost; what is there was seen, and is in the ledger as a change.
+    const killed = at.startsWith('postgres.readOnly') ? 'read-only' : 'repoint';
+    expect(state!.ledger.filter((entry) => entry.step === killed).map((entry) => entry.outcome)).toEqual(['unknown', 'changed']);
+    // What does not cascade, because the candidate has no such slot, is made there once it is the primary.
+    expect(await queryOnce(servers.b.connectionString(), "select slot_name, active from pg_replication_slots where slot_name = 'third'")).toEqual([{ slot_name: 'third', active: true }]);
+    await next.stop();
+    worker = await runningWorker(pair.context);
+    if (at.startsWith('postgres.repoint')) break;
+    expect((await run({ purpose: 'failback', parameters: { node: 'a' } })).outcome).toBe('succeeded');
+    await rebuild('b');
+    // Left of the time before: with it there would be nothing to tell the third node.
+    await queryOnce(servers.b.connectionString(), 'select pg_drop_replication_slot(slot_name) from pg_replication_slots');
+    await worker.stop();
+  }
   await rebuild('a');
 }, 240_000);
 

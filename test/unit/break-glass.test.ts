@@ -106,8 +106,9 @@ describe('the checklist', () => {
     for (const mode of ['planned', 'forced'] as const) {
       const { markdown } = await made('failover', mode);
       const repointed = blocks(markdown).filter((block) => block.sh.includes('alter system set primary_conninfo'));
-      expect(repointed.map((block) => /host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(['c']);
-      expect(repointed[0]!.sh).toContain("primary_conninfo = 'host=db-b.internal");
+      // Planned: once before the promotion, after it, and (at the end) what takes the first back.
+      expect(repointed.map((block) => /host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(mode === 'planned' ? ['c', 'c', 'c'] : ['c']);
+      expect(repointed.map((block) => /primary_conninfo = 'host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(mode === 'planned' ? ['b', 'b', 'a'] : ['b']);
     }
   });
 

@@ -68,9 +68,9 @@ describe('the order of things', () => {
 
   it('inputs are filled from facts; what is not known yet is left out', () => {
     const run = new Run(planned);
-    expect(stepInput(planned, run.state, run.index('read-only'))).toEqual({ value: { datastore: 'shop' }, missing: ['steps.confirm.primary'] });
+    expect(stepInput(planned, run.state, run.index('read-only'))).toEqual({ value: { datastore: 'shop' }, missing: ['steps.confirm.primary', 'steps.confirm.candidate'] });
     run.until('read-only:apply');
-    expect(stepInput(planned, run.state, run.index('read-only'))).toEqual({ value: { datastore: 'shop', primary: 'a' }, missing: [] });
+    expect(stepInput(planned, run.state, run.index('read-only'))).toEqual({ value: { datastore: 'shop', primary: 'a', candidate: 'b' }, missing: [] });
   });
 
   it('a dry run ends after the guards and begins nothing that changes', () => {

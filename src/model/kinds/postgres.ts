@@ -61,8 +61,8 @@ export const postgresKinds: Readonly<Record<string, StepKind>> = {
     attempts: 1,
   }),
   'postgres.readOnly': kind({
-    summary: 'Refuses writes on the primary: no application connection is let in, sessions are ended, nothing remains; yields the last WAL position.',
-    input: z.strictObject({ datastore, primary: lateNode }),
+    summary: 'Refuses writes on the primary: no application connection is let in, sessions are ended, nothing remains; turns the other standbys to the candidate; yields the last WAL position.',
+    input: z.strictObject({ datastore, primary: lateNode, candidate: lateNode.optional().meta({ description: 'Planned: the other standbys receive by way of it from now on, so that none of them gets WAL that it does not have. Left out, they stay where they are.' }) }),
     phases: ['inspect', 'guard', 'apply', 'verify', 'undo'],
     permissions: [...looks, ...endpoint, ...fences],
     refusesWrites: true,
@@ -71,7 +71,7 @@ export const postgresKinds: Readonly<Record<string, StepKind>> = {
     applyMs: 20_000,
     managedApplyMs: 300_000,
     attempts: 2,
-    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs' },
+    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs', held: 'standbys that were turned to the candidate, each with whom it followed before' },
   }),
   'postgres.fence': kind({
     summary: 'Fences the old primary so that it takes no write, also after a restart.',

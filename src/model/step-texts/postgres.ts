@@ -5,8 +5,8 @@ export const postgresTexts: Readonly<Record<string, (step: KnownStep) => StepTex
   'postgres.health': (step) => reads(`looks at every node of ${datastore(step)}, at the application's secret and at the lag; names primary and candidate`, 'the lag and the roles at that time'),
   'postgres.checkpoint': (step) => changes(`runs CHECKPOINT on ${name(step, 'primary')} and a restartpoint on ${name(step, 'candidate')}`, 'how much is left to write'),
   'postgres.readOnly': (step) => ({
-    does: `puts the fence block of the run's epoch at the head of pg_hba.conf on ${name(step, 'primary')}, sets default_transaction_read_only, reloads, ends every client session${field(step, 'sessions', (count) => ` (${String(count)} now)`)} and reads the WAL position. WRITES ARE REFUSED FROM HERE`,
-    undo: `takes the block out again and reloads on ${name(step, 'primary')}, once no other node has left recovery`,
+    does: `puts the fence block of the run's epoch at the head of pg_hba.conf on ${name(step, 'primary')}, sets default_transaction_read_only, reloads, ends every client session${field(step, 'sessions', (count) => ` (${String(count)} now)`)}${step.inputs['candidate'] === undefined ? '' : `, turns every third node to ${name(step, 'candidate')} (primary_conninfo, reloaded)`} and reads the WAL position. WRITES ARE REFUSED FROM HERE`,
+    undo: `takes the block out again and reloads on ${name(step, 'primary')}, once no other node has left recovery${step.inputs['candidate'] === undefined ? '' : '; points the third nodes back'}`,
     unknown: ['how many sessions there are then, and whether all of them end', 'the last WAL position'],
   }),
   'postgres.fence': (step) => changes(`keeps ${name(step, 'node')} from taking writes, also after a restart: fence command where one is configured, fence block and standby.signal, server stopped where its host can be reached`, "whether the old primary's host answers at that time"),
