@@ -90,10 +90,10 @@ describe('holdfast manifests cronjobs', () => {
     const status = async (): Promise<unknown> => (await server.call<{ status: { succeeded?: number } }>('GET', `/apis/batch/v1/namespaces/${namespace}/jobs/by-hand`)).status.succeeded;
     await create('Job', job);
     const pods = async () => (await server.call<{ items: { metadata: { labels: Record<string, string> }; status: { containerStatuses?: { state: { waiting?: { reason: string; message: string } } }[] } }[] }>('GET', `/api/v1/namespaces/${namespace}/pods`)).items;
-    await expect.poll(async () => (await pods()).flatMap(({ status: { containerStatuses } }) => containerStatuses?.[0]?.state.waiting?.message ?? []), { timeout: 10_000 }).toContain('secret "holdfast-secrets" not found');
+    await expect.poll(async () => (await pods()).flatMap(({ status: { containerStatuses } }) => containerStatuses?.[0]?.state.waiting?.message ?? []), { timeout: 30_000 }).toContain('secret "holdfast-secrets" not found');
     await server.call('POST', `/api/v1/namespaces/${namespace}/secrets`, { metadata: { name: 'holdfast-secrets' }, stringData: { S3_KEY: 'x', SHOP_PASSWORD: 'y' } });
-    await expect.poll(status, { timeout: 10_000 }).toBe(1);
-    await expect.poll(async () => (await server.call<{ status: { availableReplicas?: number } }>('GET', `/apis/apps/v1/namespaces/${namespace}/deployments/holdfast-worker`)).status.availableReplicas, { timeout: 10_000 }).toBe(2);
+    await expect.poll(status, { timeout: 30_000 }).toBe(1);
+    await expect.poll(async () => (await server.call<{ status: { availableReplicas?: number } }>('GET', `/apis/apps/v1/namespaces/${namespace}/deployments/holdfast-worker`)).status.availableReplicas, { timeout: 30_000 }).toBe(2);
     const spec = nightly.spec!.jobTemplate.spec!.template.spec!;
     await expect(server.call('POST', `/api/v1/namespaces/${namespace}/pods`, { metadata: { name: 'root' }, spec: { ...spec, securityContext: { runAsUser: 0 } } })).rejects.toThrow(/violates PodSecurity .*restricted/);
   });

@@ -72,7 +72,7 @@ export async function expectNothingLeft(direct: Context, server: PostgresServer,
   expect(keys.filter((key) => key.endsWith('/COMMIT')), 'committed backups').toHaveLength(committedBefore);
   expect(new Set(keys.map((key) => key.slice(0, key.lastIndexOf('/')))).size, 'folders in the store').toBe(committedBefore);
   expect(childrenNamed(['pg_dump', 'pg_restore', 'pg_dumpall', 'psql']), 'children').toEqual([]);
-  await expect.poll(() => sessions(server), { timeout: 10_000, interval: 100 }).toEqual([]);
+  await expect.poll(() => sessions(server), { timeout: 30_000, interval: 100 }).toEqual([]);
 }
 
 /** The server sees the end of a connection a moment after we closed it; a session that stays is the failure. */

@@ -82,7 +82,7 @@ async function workload(kind: keyof typeof RESOURCES, options: { secret: string;
   const name = options.name ?? uniqueName(kind);
   const spec = { selector: { matchLabels: { app: name } }, template: template(name, options.secret), ...(kind === 'daemonset' ? {} : { replicas: 2 }), ...(kind === 'statefulset' ? { serviceName: name } : {}), ...options.spec };
   await server.call('POST', `${APPS}/${RESOURCES[kind]}`, { metadata: { name, labels: options.labels ?? {} }, spec });
-  await expect.poll(async () => (await readyPods(admin, 'default', `app=${name}`)).length, { timeout: 10_000 }).toBe(kind === 'daemonset' ? 1 : 2);
+  await expect.poll(async () => (await readyPods(admin, 'default', `app=${name}`)).length, { timeout: 30_000 }).toBe(kind === 'daemonset' ? 1 : 2);
   return name;
 }
 
@@ -162,7 +162,7 @@ describe('kubernetes.rollout', () => {
     await server.call('PATCH', `${APPS}/statefulsets/${set}`, { spec: { template: { spec: { containers: [{ name: 'app', image: 'shop:crashes' }] } } } });
     const stuck = { cluster: 'eu', workloads: [`statefulset/${set}`], timeout: '0s' };
     await phase(ROLLOUT, 'apply', stuck);
-    await expect.poll(async () => failing(await phase(ROLLOUT, 'verify', stuck))[0]?.found, { timeout: 10_000 }).toMatch(/pod \S+, of an earlier template: container app: CrashLoopBackOff: .*ended 3 time\(s\), last with exit code 1.*or delete the pod/);
+    await expect.poll(async () => failing(await phase(ROLLOUT, 'verify', stuck))[0]?.found, { timeout: 30_000 }).toMatch(/pod \S+, of an earlier template: container app: CrashLoopBackOff: .*ended 3 time\(s\), last with exit code 1.*or delete the pod/);
     expect((await phase(ROLLOUT, 'verify', stuck)).summary).toBe('not available within 0 ms');
   });
 
@@ -415,5 +415,5 @@ it('pods are deleted by identity, and their replacement is waited for', async ()
 
   await server.call('PATCH', `${APPS}/statefulsets/${app}`, { spec: { template: { spec: { containers: [{ name: 'app', image: 'shop:missing' }] } } } });
   await expect.poll(async () => (await readyPods(admin, 'default', `app=${app}`)).length).toBe(1);
-  await expect.poll(() => awaitReplacement(admin, { ...options, gone: [], deadlineMs: Date.now() }), { timeout: 10_000 }).toMatchObject({ complete: false, notReady: [expect.stringContaining('ImagePullBackOff')] });
+  await expect.poll(() => awaitReplacement(admin, { ...options, gone: [], deadlineMs: Date.now() }), { timeout: 30_000 }).toMatchObject({ complete: false, notReady: [expect.stringContaining('ImagePullBackOff')] });
 });

@@ -152,7 +152,7 @@ async function reaches(handle: WorkflowHandle, id: string, status: string): Prom
 
 /** Patroni acts, a leads, b follows, nothing of ours is left, and the application writes. */
 async function expectAsBefore(): Promise<void> {
-  await expect.poll(patroniNow, { timeout: 15_000 }).toEqual({ leader: 'a', roles: 'a leader running, b replica running', paused: [false, false], configured: null, mark: null });
+  await expect.poll(patroniNow, { timeout: 30_000 }).toEqual({ leader: 'a', roles: 'a leader running, b replica running', paused: [false, false], configured: null, mark: null });
   expect(await pair.pointsTo()).toBe('a');
   expect(await tryToWrite(pair, 'a')).toEqual(['application', 'superuser']);
   expect(await queryOnce(member('b').connectionString(), 'select pg_is_in_recovery() as recovering')).toEqual([{ recovering: true }]);
@@ -270,7 +270,7 @@ describe('going back', () => {
     expect(stepOf(result, 'resume-controller').outcome).toBe('changed');
     const { state } = await handle.query<Progress>('progress');
     expect(state!.ledger.filter((entry) => entry.step === 'resume-controller').map((entry) => entry.outcome)).toEqual(['unknown', 'changed']);
-    await expect.poll(patroniNow, { timeout: 15_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
+    await expect.poll(patroniNow, { timeout: 30_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
     await expectFollows('a', 'b');
     await run();
     await next.stop();
@@ -338,7 +338,7 @@ describe('switching under Patroni', () => {
     expect(await tryToWrite(pair, 'b')).toEqual([]);
     await patch({ pause: null });
     await expect.poll(async () => (await patroniNow()).roles, { timeout: 20_000 }).toBe('a leader running, b replica running');
-    await expect.poll(() => expectFollows('b', 'a').then(() => 'follows', String), { timeout: 10_000 }).toBe('follows');
+    await expect.poll(() => expectFollows('b', 'a').then(() => 'follows', String), { timeout: 30_000 }).toBe('follows');
     expect(await pair.pointsTo()).toBe('a');
   });
 
@@ -369,7 +369,7 @@ describe('switching under Patroni', () => {
     const result = (await client.workflow.execute('runbook', { taskQueue, workflowId: uniqueName('rebuild'), args: [{ runbook: 'standby-rebuild', service: pair.service, parameters: { node: 'a' } }] })) as ExecutionResult;
     expect(stepOf(result, 'rebuild').summary).toMatch(/^a rebuilt by Patroni \(reinitialize\) from b/);
     expect(stepOf(result, 'resume-controller')).toMatchObject({ outcome: 'changed', summary: expect.stringMatching(/b as leader.*; a follows/) });
-    await expect.poll(patroniNow, { timeout: 10_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
+    await expect.poll(patroniNow, { timeout: 30_000 }).toEqual({ leader: 'b', roles: 'a replica running, b leader running', paused: [false, false], configured: null, mark: null });
     await expectFollows('a', 'b');
   });
 });

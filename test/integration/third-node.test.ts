@@ -73,7 +73,7 @@ async function rebuild(node: Name): Promise<void> {
 async function follows(node: Name, of: Name): Promise<void> {
   const id = -Math.floor(Math.random() * 1e9) - 1000;
   await queryOnce(servers[of].connectionString('shop'), 'insert into orders (id) values ($1)', [id]);
-  await expect.poll(async () => (await queryOnce(servers[node].connectionString('shop'), 'select 1 from orders where id = $1', [id])).length, { timeout: 10_000 }).toBe(1);
+  await expect.poll(async () => (await queryOnce(servers[node].connectionString('shop'), 'select 1 from orders where id = $1', [id])).length, { timeout: 30_000 }).toBe(1);
 }
 
 const summaryOf = (result: ExecutionResult, step: string): string => result.steps.find((item) => item.id === step)!.summary;
@@ -145,13 +145,13 @@ it('the third node goes back to whom it followed when writes are let in again, a
     const { facts } = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, heartbeat: (report) => void reports.push(report as Json) });
     expect(facts!['held']).toEqual({ c: { host: before!.get('host'), hostaddr: null, port: String(servers.a.port) } });
     expect(await upstream('c')).not.toBe('a');
-    await expect.poll(() => upstream('c'), { timeout: 15_000 }).toBe('b');
+    await expect.poll(() => upstream('c'), { timeout: 30_000 }).toBe('b');
     // Another attempt does not take what the first one did for what was there before.
     const again = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, previousDetails: reports.at(-1) });
     expect(again.facts!['held']).toEqual(facts!['held']);
     const undone = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'undo', input, { epoch, ...(answer === 'known' ? { facts: facts! } : { lastReport: reports.at(-1)! }) });
     expect(undone).toMatchObject({ outcome: 'changed', summary: 'writes are allowed on a again; c follows as before' });
-    await expect.poll(() => upstream('c'), { timeout: 15_000 }).toBe('a');
+    await expect.poll(() => upstream('c'), { timeout: 30_000 }).toBe('a');
     expect(parseConninfo(await conninfo())).toEqual(before);
     await follows('c', 'a');
   }
@@ -164,7 +164,7 @@ it('a worker killed after it turned the third node, or told it to follow: the ne
   await queryOnce(c.connectionString(), `alter system set primary_conninfo = '${conninfo}'`);
   await queryOnce(c.connectionString(), "alter system set primary_slot_name = 'third'");
   await queryOnce(c.connectionString(), 'select pg_reload_conf()');
-  await expect.poll(() => queryOnce(a.connectionString(), "select active from pg_replication_slots where slot_name = 'third'"), { timeout: 15_000 }).toEqual([{ active: true }]);
+  await expect.poll(() => queryOnce(a.connectionString(), "select active from pg_replication_slots where slot_name = 'third'"), { timeout: 30_000 }).toEqual([{ active: true }]);
   for (const at of ['postgres.readOnly:apply', 'postgres.repointStandbys:apply']) {
     const [dying, next] = [await mortalWorker(pair.context, { at }), await mortalWorker(pair.context)];
     mortals.push(dying, next);
