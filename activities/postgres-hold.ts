@@ -1,38 +1,40 @@
+import type { Socket } from 'node:net';
 import type pg from 'pg';
 import { messageOf } from '../src/model/errors.ts';
-import { formatConninfo, redirectConninfo } from '../src/model/postgres-conninfo.ts';
-import type { Json } from '../src/model/runbook-schema.ts';
+import { formatConninfo, parseConninfo, redirectConninfo } from '../src/model/postgres-conninfo.ts';
 import { adminTarget, connectPostgres } from '../src/systems/postgres.ts';
 import { readFence } from '../src/systems/postgres-fence.ts';
-import { nodeStatus } from '../src/systems/postgres-node.ts';
+import { nodeByServer, nodeStatus, type NodeStatus } from '../src/systems/postgres-node.ts';
 import { byController, presentConninfo, RELOADS_CONNINFO, setConninfo } from './postgres-repoint.ts';
 import { datastoreFor, nodeInput, optionalText, pause, type StepRun } from './step-definition.ts';
 
-/** A third node that is slow costs writes no more than this. */
-const HOLD_MS = 2000;
-const CONNECT_MS = 2000;
-const QUERY_MS = 3000;
+/** Looking at the third nodes, before writes are refused. One that takes longer is not turned. */
+const PREPARE_MS = 3000;
+/** A third node that is slow costs refused writes no more than this; it takes some 10 ms. */
+const TURN_MS = 1000;
+/** The way back of one node. */
+const RELEASE_MS = 3000;
 /** A receiver that was being started with the old address is seen, or gone, after this. */
 const STARTING_MS = 100;
 
-/** Where a standby connected to, in its own words. Nothing secret is among them. */
-type Upstream = Readonly<Record<'host' | 'hostaddr' | 'port', string | null>>;
-type Upstreams = Readonly<Record<string, Upstream>>;
-
 const UPSTREAM_KEYS = ['host', 'hostaddr', 'port'] as const;
 
-interface Held {
+/** Whom a standby followed, in its own words, and the node it was turned to. Nothing secret is among them. */
+type Turn = Readonly<Record<(typeof UPSTREAM_KEYS)[number], string | null>> & { readonly to: string };
+/** By node. In the heartbeat before the first of them is turned, and in the facts of the step. */
+export type Turns = Readonly<Record<string, Turn>>;
+
+interface Ready {
   readonly node: string;
   readonly client: pg.Client;
 }
 
 /** The other standbys of a planned switch, about to be given everything by way of the candidate. */
 export interface Hold {
-  /** Where they connected to, for the way back. */
-  readonly from: Upstreams;
-  /** From its end no WAL reaches them from the primary. @returns what was not achieved, in words */
-  engage(): Promise<string[]>;
-  close(): Promise<void>;
+  readonly turns: Turns;
+  /** From its end the nodes it names receive nothing from the primary. `problems`: what was not achieved, in words. */
+  engage(): Promise<{ readonly turned: readonly string[]; readonly problems: readonly string[] }>;
+  close(): void;
 }
 
 /**
@@ -40,125 +42,189 @@ export interface Hold {
  * third node and not the candidate before the promotion would put that node past the fork, and it could only be rebuilt. So the
  * other standbys are turned to the candidate before: it sends no more than it has itself. Whatever takes time is done here, and
  * nothing is changed before `engage`, which is called while writes are refused and before the last WAL position is read.
+ * @throws HoldfastError `journal`: what is about to be done could not be written down
  */
 export async function prepareHold(step: StepRun): Promise<Hold> {
-  const datastore = datastoreFor(step);
-  const known = heldBefore(step.previousDetails);
-  if (step.call.mode !== 'planned' || optionalText(step, 'candidate') === undefined) return { from: known, engage: () => Promise.resolve([]), close: () => Promise.resolve() };
-  const candidate = nodeInput(step, 'candidate');
-  const primary = nodeInput(step, 'primary');
-  const target = await adminTarget(step.context, datastore, candidate);
-  const others = Object.keys(datastore.nodes).filter((name) => name !== primary && name !== candidate && !byController(step, name));
-  if (others.length === 0) return { from: known, engage: () => Promise.resolve([]), close: () => Promise.resolve() };
-  const { systemIdentifier } = await nodeStatus(step.context, datastore, candidate);
-  const held: Held[] = [];
-  const limits: string[] = [];
-  const from: Record<string, Upstream> = { ...known };
-  const close = async (): Promise<void> => void (await Promise.all(held.map(({ client }) => client.end().catch(() => {}))));
+  const known = turnsIn(step.previousDetails);
+  const nothing: Hold = { turns: known, engage: () => Promise.resolve({ turned: [], problems: [] }), close: () => {} };
+  if (step.call.mode !== 'planned' || optionalText(step, 'candidate') === undefined) return nothing;
+  const [primary, candidate] = [nodeInput(step, 'primary'), nodeInput(step, 'candidate')];
+  const others = Object.keys(datastoreFor(step).nodes).filter((name) => name !== primary && name !== candidate && !byController(step, name));
+  if (others.length === 0) return nothing;
+  const ready: Ready[] = [];
+  const problems: string[] = [];
+  const turns: Record<string, Turn> = { ...known };
+  const clients = new Set<pg.Client>();
+  const close = (): void => {
+    for (const client of clients) drop(client);
+  };
+  const target = await adminTarget(step.context, datastoreFor(step), candidate);
+  const ofCandidate = nodeStatus(step.context, datastoreFor(step), candidate, PREPARE_MS, PREPARE_MS);
+  await Promise.all(others.map(async (node) => {
+    const late = new AbortController();
+    const looked = lookAt(step, node, { ofCandidate, known: known[node] !== undefined, late: late.signal, keep: clients }).catch((error: unknown) => messageOf(error).split('\n')[0]!);
+    const found = await within(PREPARE_MS, looked);
+    if (found === undefined) late.abort();
+    if (found === undefined || typeof found === 'string') problems.push(`${node} (${found ?? `no answer in ${PREPARE_MS} ms`})`);
+    else if (found !== null) {
+      turns[node] ??= { ...found.upstream, to: candidate };
+      ready.push({ node, client: found.client });
+    }
+  }));
   try {
-    await Promise.all(others.map(async (node) => {
-      const status = await nodeStatus(step.context, datastore, node, CONNECT_MS, QUERY_MS);
-      // What it is instead is said where the standbys are repointed.
-      if (!status.reachable || status.inRecovery !== true || status.systemIdentifier !== systemIdentifier) return;
-      if (!status.superuser || (status.serverVersion ?? 0) < RELOADS_CONNINFO) {
-        limits.push(`${node} still receives from ${primary} (${status.superuser ? 'before PostgreSQL 13 a restart is needed' : 'the admin user is no superuser there'})`);
-        return;
-      }
-      try {
-        const client = await connect(step, node);
-        held.push({ node, client });
-        const present = (await readFence(client)).epoch === null ? await presentConninfo(client) : null;
-        const follows = present !== null && present.size > 0 && (known[node] !== undefined || !pointsTo(present, target));
-        if (!follows) {
-          held.splice(held.findIndex((item) => item.node === node), 1);
-          await client.end();
-          return;
-        }
-        from[node] ??= upstreamOf(present);
-      } catch (error) {
-        limits.push(`${node} still receives from ${primary} (${messageOf(error)})`);
-      }
-    }));
-    // Known before the first of them is changed, whatever becomes of this worker.
-    if (held.length > 0) await step.journal({ held: from });
+    step.signal.throwIfAborted();
+    // Known before the first of them is changed, whatever becomes of this worker. And whoever was taken for lost meanwhile gets no further.
+    await step.journal({ turns });
   } catch (error) {
-    await close();
+    close();
     throw error;
   }
   return {
-    from,
+    turns,
     close,
-    engage: async () => {
-      const late = await Promise.all(held.map(({ node, client }) => turn(step, client, target).then((done) => (done ? [] : [`${node} still receives from ${primary} after ${HOLD_MS} ms`]), (error: unknown) => [`${node} still receives from ${primary} (${messageOf(error)})`])));
-      return [...limits, ...late.flat()];
+    async engage() {
+      const turned: string[] = [];
+      await Promise.all(ready.map(async ({ node, client }) => {
+        const done = await within(TURN_MS, turn(step, client, target).then(() => true, (error: unknown) => messageOf(error).split('\n')[0]!));
+        if (done === true) turned.push(node);
+        else {
+          problems.push(`${node} (${done ?? `still another receiver after ${TURN_MS} ms`})`);
+          drop(client, 0);
+        }
+      }));
+      return { turned: turned.toSorted(), problems: problems.map((problem) => `third node not turned, it may have to be rebuilt: ${problem}`) };
     },
   };
 }
 
+/** A connection to a node that is to be turned, and whom it follows; null: it is none of those; words: why it cannot be. */
+async function lookAt(step: StepRun, node: string, of: { ofCandidate: Promise<NodeStatus>; known: boolean; late: AbortSignal; keep: Set<pg.Client> }): Promise<{ client: pg.Client; upstream: Omit<Turn, 'to'> } | string | null> {
+  const datastore = datastoreFor(step);
+  const [status, { systemIdentifier }] = await Promise.all([nodeStatus(step.context, datastore, node, PREPARE_MS, PREPARE_MS), of.ofCandidate]);
+  if (!status.reachable) return status.error?.split('\n')[0] ?? 'no answer';
+  if (systemIdentifier === null) return 'the candidate did not answer';
+  // What it is instead is said where the standbys are repointed.
+  if (status.inRecovery !== true || status.systemIdentifier !== systemIdentifier) return null;
+  if (!status.superuser) return 'the admin user is no superuser there';
+  if ((status.serverVersion ?? 0) < RELOADS_CONNINFO) return 'before PostgreSQL 13 a restart is needed';
+  // The startup process looks for another address only when it has nothing to replay. Source: WaitForWALToBecomeAvailable, xlogrecovery.c.
+  if (status.replayPaused === true || (status.applyDelayMs ?? 0) > 0) return status.replayPaused === true ? 'its replay is paused' : 'it replays with a delay';
+  const client = await connectPostgres(await adminTarget(step.context, datastore, node), { applicationName: 'holdfast-step', connectTimeoutMs: PREPARE_MS, queryTimeoutMs: PREPARE_MS });
+  let keep = false;
+  try {
+    if ((await readFence(client)).epoch !== null) return null;
+    const present = await presentConninfo(client);
+    if (present === null || present.size === 0) return null;
+    // One that gets everything from another of ours is no further than that one.
+    const from = status.receiverHost !== null && status.receiverPort !== null ? nodeByServer(datastore, status.receiverHost, status.receiverPort) : nodeByServer(datastore, present.get('hostaddr') ?? present.get('host') ?? '', portOf(present));
+    if (!of.known && from !== null && from !== nodeInput(step, 'primary')) return null;
+    keep = !of.late.aborted;
+    if (keep) of.keep.add(client);
+    return { client, upstream: upstreamOf(present) };
+  } finally {
+    if (!keep) drop(client);
+  }
+}
+
 /** The standby is told, and the receiver that was connected to somebody else is gone. */
-async function turn(step: StepRun, client: pg.Client, target: { host: string; port: number }): Promise<boolean> {
+async function turn(step: StepRun, client: pg.Client, target: { host: string; port: number }): Promise<void> {
   const started = step.nowMs();
+  step.signal.throwIfAborted();
   const before = await presentConninfo(client);
-  if (before === null) return false;
+  if (before === null) throw new Error('its primary_conninfo is not understood');
+  step.signal.throwIfAborted();
   await setConninfo(client, formatConninfo(redirectConninfo(before, target.host, target.port)));
+  step.signal.throwIfAborted();
   const { pid: first } = (await client.query('select (select pid from pg_stat_wal_receiver) as pid, pg_reload_conf()')).rows[0] as { pid: number | null };
   for (;;) {
     const present = await presentConninfo(client);
     const { pid, host, port } = (await client.query('select pid, sender_host as host, sender_port as port from (select) as one left join pg_stat_wal_receiver on true')).rows[0] as { pid: number | null; host: string | null; port: number | null };
     const gone = pid === null ? first !== null || step.nowMs() - started > STARTING_MS : host === target.host && port === target.port;
-    if (gone && present !== null && pointsTo(present, target)) return true;
-    if (step.nowMs() - started > HOLD_MS) return false;
+    if (gone && present !== null && pointsTo(present, target)) return;
     step.signal.throwIfAborted();
     await pause(3, step.signal);
   }
 }
 
-/**
- * The way back, once writes are let in again: each standby that was turned connects to whom it did before. It follows by way of the
- * candidate until then, so that one that does not answer is named and holds nothing up.
- */
-export async function releaseStandbys(step: StepRun): Promise<string[]> {
-  const held = heldBefore({ held: step.call.facts['held'] ?? heldBefore(step.call.lastReport) });
-  const candidate = optionalText(step, 'candidate');
-  if (candidate === undefined) return [];
-  const target = await adminTarget(step.context, datastoreFor(step), nodeInput(step, 'candidate'));
-  return Promise.all(Object.entries(held).map(async ([node, upstream]) => {
-    try {
-      const client = await connect(step, node);
-      try {
-        const present = await presentConninfo(client);
-        // Written and not yet read by the server, it still shows the old address: written again all the same.
-        if (present === null || !(pointsTo(present, target) || UPSTREAM_KEYS.every((key) => (present.get(key) ?? null) === upstream[key]))) return `${node} was pointed elsewhere meanwhile and is left alone`;
-        for (const key of UPSTREAM_KEYS) {
-          if (upstream[key] === null) present.delete(key);
-          else present.set(key, upstream[key]);
-        }
-        await setConninfo(client, formatConninfo(present));
-        await client.query('select pg_reload_conf()');
-        return `${node} follows as before`;
-      } finally {
-        await client.end().catch(() => {});
-      }
-    } catch (error) {
-      return `${node} still follows ${candidate} (${messageOf(error).split('\n')[0]!}): point its primary_conninfo back by hand`;
-    }
-  }));
+/** Who was turned by this step, also when its answer was lost. */
+export function turnsOf(step: StepRun): Turns {
+  const known = turnsIn({ turns: step.call.facts['turns'] });
+  return Object.keys(known).length > 0 ? known : turnsIn(step.call.lastReport);
 }
 
-async function connect(step: StepRun, node: string): Promise<pg.Client> {
-  return connectPostgres(await adminTarget(step.context, datastoreFor(step), node), { applicationName: 'holdfast-step', connectTimeoutMs: CONNECT_MS, queryTimeoutMs: QUERY_MS });
+/**
+ * The way back: each standby that was turned connects to whom it did before. One that does not answer is named and holds nothing up:
+ * it follows by way of the candidate until then, unless it uses a slot or the candidate stops.
+ */
+export async function releaseStandbys(step: StepRun): Promise<{ readonly changed: boolean; readonly texts: readonly string[] }> {
+  const results = await Promise.all(Object.entries(turnsOf(step)).filter(([node, { to }]) => [node, to].every((name) => Object.hasOwn(datastoreFor(step).nodes, name))).map(async ([node, back]) => {
+    const done = await within(RELEASE_MS, release(step, node, back).catch((error: unknown) => ({ changed: false, text: `${node} still follows ${back.to} (${messageOf(error).split('\n')[0]!}): point its primary_conninfo back by hand` })));
+    // null: there was nothing to take back.
+    return done !== undefined ? done : { changed: false, text: `${node} may still follow ${back.to} (no answer in ${RELEASE_MS} ms): point its primary_conninfo back by hand; if commits wait for it (synchronous_standby_names), now` };
+  }));
+  return { changed: results.some((result) => result?.changed === true), texts: results.flatMap((result) => (result === null ? [] : [result.text])) };
+}
+
+async function release(step: StepRun, node: string, back: Turn): Promise<{ changed: boolean; text: string } | null> {
+  const datastore = datastoreFor(step);
+  const target = await adminTarget(step.context, datastore, back.to);
+  const client = await connectPostgres(await adminTarget(step.context, datastore, node), { applicationName: 'holdfast-step', connectTimeoutMs: RELEASE_MS, queryTimeoutMs: RELEASE_MS });
+  try {
+    const present = await presentConninfo(client);
+    // Written and not read yet by the server, the old address is still shown.
+    const { text } = (await client.query("select (select setting from pg_file_settings where name = 'primary_conninfo' order by seqno desc limit 1) as text")).rows[0] as { text: string | null };
+    const written = parseConninfo(text ?? '');
+    if (present === null || written === null) return { changed: false, text: `${node}: its primary_conninfo is not understood; it is left alone` };
+    const asBefore = (conninfo: ReadonlyMap<string, string>): boolean => UPSTREAM_KEYS.every((key) => (conninfo.get(key) ?? null) === (back[key] ?? null));
+    if (asBefore(present) && asBefore(written)) return null;
+    if (![present, written].every((conninfo) => asBefore(conninfo) || pointsTo(conninfo, target))) return { changed: false, text: `${node} was pointed elsewhere meanwhile and is left alone` };
+    for (const key of UPSTREAM_KEYS) {
+      const value = back[key] ?? null;
+      if (value === null) present.delete(key);
+      else present.set(key, value);
+    }
+    await setConninfo(client, formatConninfo(present));
+    await client.query('select pg_reload_conf()');
+    return { changed: true, text: `${node} follows as before` };
+  } finally {
+    drop(client);
+  }
+}
+
+/** The result, or undefined when there is none in time; what is late is nobody's concern any more. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** A goodbye that a server which hangs need not answer. */
+function drop(client: pg.Client, afterMs = 500): void {
+  void client.end().catch(() => {});
+  const { stream } = (client as unknown as { connection: { stream: Socket } }).connection;
+  setTimeout(() => stream.destroy(), afterMs).unref();
+}
+
+function portOf(conninfo: ReadonlyMap<string, string>): number {
+  return Number(conninfo.get('port') ?? 5432);
 }
 
 function pointsTo(conninfo: ReadonlyMap<string, string>, target: { host: string; port: number }): boolean {
-  return conninfo.get('host') === target.host && conninfo.get('hostaddr') === undefined && (conninfo.get('port') ?? '5432') === String(target.port);
+  return conninfo.get('host') === target.host && (conninfo.get('hostaddr') ?? '') === '' && portOf(conninfo) === target.port;
 }
 
-function upstreamOf(conninfo: ReadonlyMap<string, string>): Upstream {
+function upstreamOf(conninfo: ReadonlyMap<string, string>): Omit<Turn, 'to'> {
   return { host: conninfo.get('host') ?? null, hostaddr: conninfo.get('hostaddr') ?? null, port: conninfo.get('port') ?? null };
 }
 
-/** Out of what an attempt reported; an answer of an older version has nothing of it. */
-function heldBefore(report: unknown): Upstreams {
-  const held = typeof report === 'object' && report !== null ? (report as { held?: Json }).held : undefined;
-  return typeof held === 'object' && held !== null && !Array.isArray(held) ? (held as unknown as Upstreams) : {};
+/** Out of what an attempt reported; an older version reported nothing of it. */
+function turnsIn(report: unknown): Turns {
+  const turns = typeof report === 'object' && report !== null ? (report as { turns?: unknown }).turns : undefined;
+  return typeof turns === 'object' && turns !== null && !Array.isArray(turns) ? (turns as Turns) : {};
 }

@@ -89,7 +89,7 @@ async function redirected(step: StepRun, client: pg.Client, node: string, to: st
   return formatConninfo(new Map(Object.entries({ host, port: String(port), user: replication.username, sslmode, application_name: node, ...(replication.passfile === undefined ? {} : { passfile: replication.passfile }) })));
 }
 
-/** The statement must not stand in a server log: it may hold a password. */
+/** Our statement must not stand in a server log: it may hold a password. That the server itself logs a changed parameter when it reads its files cannot be kept from here: a passfile holds the password better. */
 export async function setConninfo(client: pg.Client, conninfo: string): Promise<void> {
   await client.query("set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic'");
   await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);

@@ -187,15 +187,18 @@ async function standbySees(step: StepRun, datastore: PostgresDatastore, primary:
   const status = await nodeStatus(step.context, datastore, name);
   const asked = status.reachable && status.inRecovery === true;
   const from = status.receiverHost === null || status.receiverPort === null ? null : nodeByServer(datastore, status.receiverHost, status.receiverPort);
-  const follows = from === primary || from === name ? null : from;
+  let follows = from === primary || from === name ? null : from;
   const node = datastore.nodes[name]!;
   let probe: StandbySaw['probe'] = null;
-  if (asked && status.receiverStatus === null && hasHostAccess(node)) {
+  if (asked && status.receiverStatus === null) {
     // The address it streams from, as it is seen from there; not ours.
     const text = await withNode(step.context, datastore, name, async (client) => ((await client.query("select current_setting('primary_conninfo') as text")).rows[0] as { text: string }).text).catch(() => '');
     const address = parseConninfo(text);
     const host = address?.get('hostaddr') ?? address?.get('host');
-    if (host !== undefined && nodeByServer(datastore, host, Number(address?.get('port') ?? 5432)) === primary) probe = await readiness(node, { host, port: address?.get('port') ?? 5432 }, step.signal);
+    const meant = host === undefined ? null : nodeByServer(datastore, host, Number(address?.get('port') ?? 5432));
+    // One that was pointed to somebody else and gets no stream from there says nothing of the primary.
+    if (meant !== null && meant !== primary && meant !== name) follows = meant;
+    if (host !== undefined && meant === primary && hasHostAccess(node)) probe = await readiness(node, { host, port: address?.get('port') ?? 5432 }, step.signal);
   }
   return { node: name, asked, follows, receiver: status.receiverStatus, silentMs: status.receiverSilentMs, probe };
 }
@@ -242,21 +245,30 @@ const readOnly: StepDefinition = {
   async apply(step) {
     const datastore = datastoreFor(step);
     const hold = await prepareHold(step);
-    const { client, target } = await openNode(step.context, datastore, nodeInput(step, 'primary')).catch(async (error: unknown) => {
-      await hold.close();
-      throw error;
-    });
+    let opened: Awaited<ReturnType<typeof openNode>> | undefined;
+    let turned: readonly string[] = [];
+    let problems: readonly string[] = [];
     try {
-      const refused = await refuseWrites(client, target, { ...refuseOptions(step, datastore.nodes[nodeInput(step, 'primary')]!, 10_000), whenRefused: hold.engage });
-      const held = Object.keys(hold.from);
+      opened = await openNode(step.context, datastore, nodeInput(step, 'primary'));
+      const refused = await refuseWrites(opened.client, opened.target, {
+        ...refuseOptions(step, datastore.nodes[nodeInput(step, 'primary')]!, 10_000),
+        whenRefused: async () => void ({ turned, problems } = await hold.engage()),
+      });
+      const parts = [
+        `writes refused, ${refused.sessionsEnded} session(s) ended`,
+        turned.length === 0 ? '' : `${turned.join(', ')} turned to ${nodeInput(step, 'candidate')}`,
+        `WAL position ${refused.lsn}`,
+        refused.preparedTransactions === 0 ? '' : `${refused.preparedTransactions} prepared transaction(s) left, which wait on the new primary too`,
+      ].filter((part) => part !== '').join(', ');
       return {
         outcome: 'changed',
-        summary: `writes refused, ${refused.sessionsEnded} session(s) ended${held.length === 0 ? '' : `, ${held.join(', ')} turned to ${nodeInput(step, 'candidate')}`}, WAL position ${refused.lsn}${refused.preparedTransactions === 0 ? '' : `, ${refused.preparedTransactions} prepared transaction(s) left, which wait on the new primary too`}${refused.limits.length === 0 ? '' : `; not held: ${refused.limits.join('; ')}`}`,
+        summary: [parts, ...(refused.limits.length === 0 ? [] : [`not held: ${refused.limits.join('; ')}`]), ...problems].join('; '),
         after: { lsn: refused.lsn, epoch: step.call.epoch },
-        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, limits: [...refused.limits], parts: { ...refused.parts }, ...(held.length === 0 ? {} : { held: hold.from as unknown as Json }) },
+        facts: { lsn: refused.lsn, refusedFromMs: refused.refusedFromMs, sessionsEnded: refused.sessionsEnded, limits: [...refused.limits], parts: { ...refused.parts }, ...(Object.keys(hold.turns).length === 0 ? {} : { turns: hold.turns as unknown as Json }) },
       };
     } finally {
-      await Promise.all([hold.close(), client.end().catch(() => {})]);
+      hold.close();
+      await opened?.client.end().catch(() => {});
     }
   },
   async verify(step) {
@@ -289,10 +301,13 @@ const readOnly: StepDefinition = {
     try {
       const fence = await readFence(client);
       const open = fence.epoch === null && !fence.readOnlyDefault;
-      if (!open) await allowWrites(client, target, { epoch: step.call.epoch, timeoutMs: 10_000, nowMs: step.nowMs });
-      const released = await releaseStandbys(step);
-      if (open && released.length === 0) return { outcome: 'already-satisfied', summary: 'writes are allowed' };
-      return { outcome: 'changed', summary: [`writes are allowed on ${primary}${open ? '' : ' again'}`, ...released].join('; '), after: { ...(await readFence(client)) } as Json };
+      const allow = (): Promise<void> => allowWrites(client, target, { epoch: step.call.epoch, timeoutMs: 10_000, nowMs: step.nowMs });
+      // Another execution's fence is refused there, and nothing of its standbys is touched.
+      if (fence.epoch !== null && fence.epoch !== step.call.epoch) await allow();
+      // Beside it, not after: commits may wait for a standby that was turned.
+      const [released] = await Promise.all([releaseStandbys(step), open ? undefined : allow()]);
+      if (open && !released.changed) return { outcome: 'already-satisfied', summary: ['writes are allowed', ...released.texts].join('; ') };
+      return { outcome: 'changed', summary: [`writes are allowed on ${primary}${open ? '' : ' again'}`, ...released.texts].join('; '), after: { ...(await readFence(client)) } as Json };
     } finally {
       await client.end().catch(() => {});
     }

@@ -42,7 +42,7 @@ const ENTRY = fileURLToPath(new URL('mortal-worker.ts', import.meta.url));
 export async function mortalWorker(of: { configPath: string; runbookDirectory: string }, death: Death | null = null, role: WorkerRole = 'both'): Promise<MortalWorker> {
   const { hostname } = await import('node:os');
   const child: ChildProcess = fork(ENTRY, [JSON.stringify({ configPath: of.configPath, runbookDirectory: of.runbookDirectory, bundlePath: suite().workflowBundle, death, role })], {
-    env: { PATH: process.env['PATH'], HOLDFAST_TEST_LOG: process.env['HOLDFAST_TEST_LOG'] ?? 'fatal', ...secretsOfTest() },
+    env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'], HOLDFAST_TEST_LOG: process.env['HOLDFAST_TEST_LOG'] ?? 'fatal', ...secretsOfTest() },
     execArgv: [],
     stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
   });

@@ -21,7 +21,7 @@ export interface StandbySaw {
   readonly node: string;
   /** It answers and is in recovery; otherwise it is no witness. */
   readonly asked: boolean;
-  /** A node of ours other than the primary that it streams from: then it says nothing of the primary. */
+  /** A node of ours other than the primary that it streams from, or is pointed to: then it says nothing of the primary. */
   readonly follows: string | null;
   /** Status of its WAL receiver, null when it has none. */
   readonly receiver: string | null;
@@ -91,7 +91,7 @@ export function judgePrimary(seen: PrimarySeen): DownVerdict {
     const { node } = standby;
     const place = `standby ${node}`;
     if (!standby.asked) unclear.push(`${node} cannot be asked`);
-    else if (standby.follows !== null) unclear.push(`${node} streams from ${standby.follows}, not from ${primary}`);
+    else if (standby.follows !== null) unclear.push(`${node} follows ${standby.follows}, not ${primary}`);
     else if (standby.receiver === 'streaming') {
       const silent = standby.silentMs ?? 0;
       if (silent < SILENT_STREAM_MS) alive.push(`${node} still streams from it (last message ${formatDuration(silent)} ago; after ${formatDuration(SILENT_STREAM_MS)} of silence it counts as lost)`);

@@ -54,8 +54,8 @@ export interface RefuseOptions {
   readonly signal?: AbortSignal;
   /** Ends a server process on its host: a connection that has not yet sent who it is cannot be ended by SQL. */
   readonly endProcess?: (pid: number) => Promise<void>;
-  /** Called once no session is left, before the last WAL position is read. Gives what it did not achieve, in words. */
-  readonly whenRefused?: () => Promise<readonly string[]>;
+  /** Called once no session is left, before the last WAL position is read. */
+  readonly whenRefused?: () => Promise<void>;
 }
 
 /** Known to write nothing that a session, a subscription or a job asked for. */
@@ -141,7 +141,7 @@ export async function refuseWrites(client: Client, target: PostgresTarget, optio
   if (left.subscriptions > 0) throw new HoldfastError('writers-remain', `${left.subscriptions} enabled subscription(s) on ${target.host}:${target.port} go on writing whatever is refused`, { next: 'alter subscription ... disable, then start again; the step lifts read-only again', retryable: false });
   if (left.workers.length > 0) limits.push(`background workers of the server run beside sessions (${left.workers.join(', ')}): read-only is only their default`);
   if (options.whenRefused !== undefined) {
-    limits.push(...(await options.whenRefused()));
+    await options.whenRefused();
     lap('standbysTurned');
   }
   // A commit of our own flushes whatever was acknowledged before it was on disk (synchronous_commit = off).

@@ -1,4 +1,6 @@
+import { execFileSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { Client, WorkflowHandle } from '@temporalio/client';
 import { WorkflowFailedError } from '@temporalio/client';
 import { afterAll, beforeAll, expect, it } from 'vitest';
@@ -7,8 +9,10 @@ import { createProcesses, type Processes } from '../../src/local/processes.ts';
 import { startStandby, type PostgresServer } from '../../src/local/stack.ts';
 import { postgresSteps } from '../../activities/postgres.ts';
 import { pause } from '../../activities/step-definition.ts';
+import { postgresByHand } from '../../src/model/by-hand/postgres.ts';
+import type { ByHandCall } from '../../src/model/by-hand/words.ts';
 import type { Progress } from '../../src/model/execution.ts';
-import { parseConninfo } from '../../src/model/postgres-conninfo.ts';
+import { formatConninfo, parseConninfo } from '../../src/model/postgres-conninfo.ts';
 import type { Json } from '../../src/model/runbook-schema.ts';
 import { postgresOf } from '../../src/systems/context.ts';
 import { nodeByAddress } from '../../src/systems/postgres-node.ts';
@@ -16,7 +20,7 @@ import type { ExecutionResult } from '../../workflows/failover.ts';
 import { databasePair, type DatabasePair } from '../database-pair.ts';
 import { mortalWorker, type MortalWorker } from '../mortal.ts';
 import { runStep } from '../step-run.ts';
-import { connectTemporal, endOf, queryOnce, runningWorker, testDirectory, uniqueName } from '../support.ts';
+import { connectTemporal, endOf, queryOnce, runningWorker, suite, testDirectory, uniqueName } from '../support.ts';
 
 type Name = 'a' | 'b' | 'c';
 
@@ -84,6 +88,18 @@ async function upstream(node: Name): Promise<Name | undefined> {
   return (Object.keys(servers) as Name[]).find((name) => servers[name].port === row?.port);
 }
 
+/** Whom it is to receive from, by its settings as they are in force. */
+async function conninfoOf(node: Name): Promise<Map<string, string> | null> {
+  return parseConninfo((await queryOnce<{ text: string }>(servers[node].connectionString(), "select current_setting('primary_conninfo') as text"))[0]!.text);
+}
+
+/** The whole server, postmaster and children. */
+function signalAll(server: PostgresServer, signal: NodeJS.Signals): void {
+  const postmaster = Number(readFileSync(join(server.dataDirectory, 'postmaster.pid'), 'utf8').split('\n')[0]);
+  const children = readFileSync(`/proc/${postmaster}/task/${postmaster}/children`, 'utf8').trim().split(' ').filter((pid) => pid !== '').map(Number);
+  for (const pid of [postmaster, ...children]) process.kill(pid, signal);
+}
+
 /** WAL that no application asks for, as checkpoints and snapshots for standbys are, all the time until `stop`. */
 function chatter(node: Name): { stop(): Promise<number> } {
   const stopping = new AbortController();
@@ -111,7 +127,7 @@ it('a planned failover takes the third node along, and so does the way back, whi
   expect(there.outcome).toBe('succeeded');
   expect(await primary()).toBe('b');
   expect(summaryOf(there, 'read-only')).toMatch(/c turned to b/);
-  expect(summaryOf(there, 'read-only')).not.toMatch(/not held/);
+  expect(summaryOf(there, 'read-only')).not.toMatch(/not turned/);
   expect(summaryOf(there, 'repoint')).toMatch(/c follows/);
   expect(summaryOf(there, 'verify-lag')).toMatch(/1 of 1 standby\(s\) stream/);
   await follows('c', 'b');
@@ -136,25 +152,76 @@ it('a planned failover takes the third node along, and so does the way back, whi
 
 it('the third node goes back to whom it followed when writes are let in again, also when the answer of the step was lost', async () => {
   await follows('c', 'a');
-  const conninfo = async (): Promise<string> => (await queryOnce<{ text: string }>(servers.c.connectionString(), "select current_setting('primary_conninfo') as text"))[0]!.text;
-  const before = parseConninfo(await conninfo());
+  const before = await conninfoOf('c');
   const input = { datastore: 'shop', primary: 'a', candidate: 'b' };
   for (const answer of ['known', 'lost'] as const) {
     const epoch = answer === 'known' ? 1_000_000 : 1_000_001;
     const reports: Json[] = [];
     const { facts } = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, heartbeat: (report) => void reports.push(report as Json) });
-    expect(facts!['held']).toEqual({ c: { host: before!.get('host'), hostaddr: null, port: String(servers.a.port) } });
+    expect(facts!['turns']).toEqual({ c: { host: before!.get('host'), hostaddr: null, port: String(servers.a.port), to: 'b' } });
     expect(await upstream('c')).not.toBe('a');
     await expect.poll(() => upstream('c'), { timeout: 30_000 }).toBe('b');
     // Another attempt does not take what the first one did for what was there before.
     const again = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'apply', input, { epoch, previousDetails: reports.at(-1) });
-    expect(again.facts!['held']).toEqual(facts!['held']);
+    expect(again.facts!['turns']).toEqual(facts!['turns']);
     const undone = await runStep(postgresSteps, pair.context, 'postgres.readOnly', 'undo', input, { epoch, ...(answer === 'known' ? { facts: facts! } : { lastReport: reports.at(-1)! }) });
     expect(undone).toMatchObject({ outcome: 'changed', summary: 'writes are allowed on a again; c follows as before' });
     await expect.poll(() => upstream('c'), { timeout: 30_000 }).toBe('a');
-    expect(parseConninfo(await conninfo())).toEqual(before);
+    expect(await conninfoOf('c')).toEqual(before);
     await follows('c', 'a');
   }
+}, 120_000);
+
+it('a third node that hangs, or whose replay is paused, holds nothing up and is named; what could not be taken back is taken back by the next try', async () => {
+  const { a, c } = servers;
+  const input = { datastore: 'shop', primary: 'a', candidate: 'b' };
+  const before = await conninfoOf('c');
+  let epoch = 1_000_010;
+  const phase = (name: 'apply' | 'undo', call: Parameters<typeof runStep>[5] = {}): ReturnType<typeof runStep> => runStep(postgresSteps, pair.context, 'postgres.readOnly', name, input, { epoch, ...call });
+
+  await queryOnce(c.connectionString(), 'select pg_wal_replay_pause()');
+  expect((await phase('apply')).summary).toMatch(/WAL position \S+; third node not turned, it may have to be rebuilt: c \(its replay is paused\)$/);
+  expect(await phase('undo')).toMatchObject({ outcome: 'changed', summary: 'writes are allowed on a again' });
+  await queryOnce(c.connectionString(), 'select pg_wal_replay_resume()');
+
+  // It hangs once everything about it is known.
+  epoch += 1;
+  const stopped = await phase('apply', { heartbeat: () => signalAll(c, 'SIGSTOP') }).finally(() => signalAll(c, 'SIGCONT'));
+  expect(stopped.summary).toMatch(/third node not turned, it may have to be rebuilt: c \(still another receiver after 1000 ms\)$/);
+  expect((await phase('undo', { facts: stopped.facts! })).summary).toMatch(/^writes are allowed on a again(; c follows as before)?$/);
+  await expect.poll(() => conninfoOf('c')).toEqual(before);
+
+  epoch += 1;
+  const turned = await phase('apply');
+  expect(turned.summary).toMatch(/c turned to b/);
+  signalAll(c, 'SIGSTOP');
+  const first = await phase('undo', { facts: turned.facts! }).finally(() => signalAll(c, 'SIGCONT'));
+  expect(first.summary).toMatch(/^writes are allowed on a again; c (may still|still) follows? b .*by hand/);
+  await queryOnce(a.connectionString('shop'), 'insert into orders (id) values (-20)');
+  expect((await phase('undo', { facts: turned.facts! })).summary).toBe('writes are allowed on a; c follows as before');
+  await expect.poll(() => upstream('c')).toBe('a');
+  expect(await phase('undo', { facts: turned.facts! })).toEqual({ outcome: 'already-satisfied', summary: 'writes are allowed' });
+  await follows('c', 'a');
+}, 120_000);
+
+it('by hand: the third node is turned and taken back by what the checklist has typed, with the login it has', async () => {
+  const call: ByHandCall = { step: 'read-only', uses: 'postgres.readOnly', mode: 'planned', service: 'orders', inputs: { datastore: 'shop', primary: 'a', candidate: 'b' }, kept: {}, roles: { primary: 'a', candidate: 'b' }, approvals: 0, readOnlyDeadlineMs: 60_000, config: pair.context.config };
+  const { blocks } = postgresByHand['postgres.readOnly']!(call);
+  const typed = (kind: string): string => blocks.find((block) => block.kind === kind && block.sh.includes('primary_conninfo'))!.sh;
+  const shell = (script: string): string => execFileSync('sh', ['-c', script], { env: { PATH: `${suite().postgres.binDirectory}:${process.env['PATH']}`, PGPASSWORD: servers.c.password, LC_ALL: 'C' }, encoding: 'utf8', stdio: ['ignore', 'pipe', 'pipe'] }).trimEnd().split('\n').at(-1)!;
+  const before = await conninfoOf('c');
+  expect(shell(typed('do'))).toBe('0');
+  await expect.poll(() => upstream('c')).toBe('b');
+  expect(await conninfoOf('c')).toEqual(new Map([...before!, ['port', String(servers.b.port)], ['hostaddr', '']]));
+  expect(shell(typed('undo'))).toBe('told');
+  await expect.poll(() => upstream('c')).toBe('a');
+  await follows('c', 'a');
+  // What was typed by hand is understood by what follows.
+  await queryOnce(servers.c.connectionString(), "alter system set primary_conninfo = 'postgresql://replicator@127.0.0.1:1/'");
+  await queryOnce(servers.c.connectionString(), 'select pg_reload_conf()');
+  expect(shell(typed('undo'))).toMatch(/^STOP: .*URI/);
+  await queryOnce(servers.c.connectionString(), `alter system set primary_conninfo = '${formatConninfo(before!).replaceAll("'", "''")}'`);
+  await queryOnce(servers.c.connectionString(), 'select pg_reload_conf()');
 }, 120_000);
 
 it('a worker killed after it turned the third node, or told it to follow: the next one goes on, and the node follows, with its slot', async () => {

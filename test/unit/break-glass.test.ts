@@ -107,8 +107,8 @@ describe('the checklist', () => {
       const { markdown } = await made('failover', mode);
       const repointed = blocks(markdown).filter((block) => block.sh.includes('alter system set primary_conninfo'));
       // Planned: once before the promotion, after it, and (at the end) what takes the first back.
-      expect(repointed.map((block) => /host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(mode === 'planned' ? ['c', 'c', 'c'] : ['c']);
-      expect(repointed.map((block) => /primary_conninfo = 'host=db-(\w)\.internal/.exec(block.sh)![1])).toEqual(mode === 'planned' ? ['b', 'b', 'a'] : ['b']);
+      expect(repointed.map((block) => /host=db-(\w)\.internal port=\d+ user=/.exec(block.sh.slice(block.sh.lastIndexOf('psql', block.sh.indexOf('alter system'))))![1])).toEqual(mode === 'planned' ? ['c', 'c', 'c'] : ['c']);
+      expect(repointed.map((block) => / host=db-(\w)\.internal port=\d+ hostaddr=/.exec(block.sh)![1])).toEqual(mode === 'planned' ? ['b', 'b', 'a'] : ['b']);
     }
   });
 

@@ -54,7 +54,7 @@ const ELSEWHERE: Readonly<Record<string, { readonly file: string; readonly test:
   'chaos.pod:apply': { file: 'test/integration/chaos.test.ts', test: "at: 'chaos.pod:apply'" },
   ...Object.fromEntries(['search.snapshot:apply', 'search.restore:apply', 'search.restore:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after a snapshot was taken, restored, and the restore was undone, before it said so' }])),
   ...Object.fromEntries(['search.reindex:apply', 'search.reindex:undo', 'search.alias:apply', 'search.alias:undo'].map((at) => [at, { file: 'test/integration/opensearch.test.ts', test: 'after an index was filled, an alias was pointed to it, and both were undone, before it said so' }])),
-  'postgres.repointStandbys:apply': { file: 'test/integration/third-node.test.ts', test: 'a worker killed after it told the third node to follow' },
+  'postgres.repointStandbys:apply': { file: 'test/integration/third-node.test.ts', test: 'a worker killed after it turned the third node, or told it to follow' },
   'kubernetes.rollout:apply': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
   'kubernetes.rollout:undo': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },
   'kubernetes.config:apply': { file: 'test/integration/kubernetes.test.ts', test: 'a worker killed after the Secret was changed and after the restart' },

@@ -84,14 +84,14 @@ function readOnly(call: ByHandCall): ByHand {
   const datastore = databaseOf(call);
   const standbys = Object.keys(datastore.nodes).filter((name) => name !== primary);
   const candidate = call.mode === 'planned' && textOf(call.inputs['candidate'], '') !== '' ? nodeName(call, 'candidate') : null;
-  const third = candidate === null ? [] : standbys.filter((name) => name !== candidate);
+  const third = candidate === null ? [] : thirdNodes(call, [primary, candidate]);
   return {
     blocks: [
       run('check', 'No prepared transaction, and no error in the rules (with one the server would keep its old rules).', psql(call, primary, 'select (select count(*) from pg_prepared_xacts) + (select count(*) from pg_hba_file_rules where error is not null)'), ['0']),
       run('do', `WRITES ARE REFUSED FROM HERE. Read on to the promotion before you begin: it must be done or undone within ${formatDuration(call.readOnlyDeadlineMs)}. The rules let you and replication in, and nobody else. (With an editor on the host instead: these lines first in pg_hba.conf, with the number in $HF/epoch for the epoch, then pg_ctl reload.)`, sqlFile(call, primary, { epoch: '"$(cat "$HF/epoch")"' }, fenceSql(call)), ['reloaded']),
       run('check', 'The rules are in force (asked by a new session; it may take a moment).', waitFor(psql(call, primary, `select ${FENCED_SQL} and ${IN_FORCE_SQL}`), 't'), ['t']),
       run('do', 'End every session.', waitFor(psql(call, primary, "select count(pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"), '0'), ['0']),
-      ...third.map((name) => run('do', `${name} receives by way of ${candidate!} from here: what ${primary} still writes by itself must not take it past the point where the new timeline begins. One that does not answer is left out.`, follow(call, name, candidate!), ['told'])),
+      ...third.map((name) => run('do', `${name} receives by way of ${candidate!} from here: what ${primary} still writes by itself must not take it past the point where the new timeline begins. One that does not answer, or whose replay is paused, is left out.`, turnByHand(call, name, { from: primary, to: candidate! }), ['0'])),
       run('do', 'The last WAL position, after a commit of our own that flushes everything before it.', `${sqlFile(call, primary, {}, "begin read write;\nselect pg_logical_emit_message(true, 'holdfast', 'read-only by hand') \\g /dev/null\nset local synchronous_commit = local;\ncommit;\nselect pg_current_wal_flush_lsn();", `"$HF/${call.step}.lsn"`)}\ncat "$HF/${call.step}.lsn"`, undefined, '0/3000148'),
       run('undo', `Let writes in again. Only while ${standbys.join(', ')} ${standbys.length === 1 ? 'is' : 'are'} still in recovery, which is asked first; never after the promotion was begun.`, [
         'ok=yes',
@@ -99,7 +99,7 @@ function readOnly(call: ByHandCall): ByHand {
         ...standbys.map((name) => `x="$(${psql(call, name, 'select pg_is_in_recovery()')})"; [ "$x" ${name === call.roles.candidate || standbys.length === 1 ? '= t' : '!= f'} ] || { echo "STOP: is ${name} in recovery? It says: $x"; ok=; }`),
         `[ -n "$ok" ] && ${sqlFile(call, primary, {}, `alter system reset default_transaction_read_only;\n${rewriteHba(WITHOUT_FENCE_SQL)}\nselect pg_reload_conf() \\g /dev/null\nselect 'open';`)}`,
       ].join('\n'), ['open']),
-      ...third.map((name) => run('undo', `${name} follows ${primary} again, once writes are let in.`, follow(call, name, primary), ['told'])),
+      ...third.map((name) => run('undo', `${name} follows ${primary} again, once that has printed open.`, `[ "$(${psql(call, primary, `select pg_is_in_recovery() or ${FENCED_SQL}`)})" = f ] && ${follow(call, name, primary)}`, ['told'])),
     ],
     stop: ['a session does not end', `more than ${formatDuration(call.readOnlyDeadlineMs)} have passed and nothing was promoted: undo`],
     broken: 'undo, and look again',
@@ -258,20 +258,42 @@ function rebuild(call: ByHandCall): ByHand {
   };
 }
 
-/** The standby takes its WAL from another node, with the login that is configured for it. */
+/** Standbys that are neither of the two, and that Patroni does not look after: it has its own follow its leader. */
+function thirdNodes(call: ByHandCall, known: readonly string[]): string[] {
+  const { nodes, controller } = databaseOf(call);
+  return Object.keys(nodes).filter((name) => !known.includes(name) && !(controller?.type === 'patroni' && Object.hasOwn(controller.members, name)));
+}
+
+/** The standby takes its WAL from another node. With the login it has, which is shown to nobody: in a connection string the last word counts. */
 function follow(call: ByHandCall, name: string, to: string): string {
   const datastore = databaseOf(call);
-  const source = nodeOf(call, to);
+  const { host, port } = nodeOf(call, to);
   const { replication } = datastore.nodes[name]!;
-  const text = `host=${conninfoValue(source.host)} port=${source.port} sslmode=${datastore.admin.sslmode} user=${conninfoValue(replication?.username ?? 'replicator')}${replication?.passfile === undefined ? '' : ` passfile=${conninfoValue(replication.passfile)}`} application_name=${conninfoValue(name)}`;
-  return sqlFile(call, name, {}, `alter system set primary_conninfo = ${literal(text)};\nselect pg_reload_conf() \\g /dev/null\nselect 'told';`);
+  const login = `sslmode=${datastore.admin.sslmode} user=${conninfoValue(replication?.username ?? 'replicator')}${replication?.passfile === undefined ? '' : ` passfile=${conninfoValue(replication.passfile)}`} application_name=${conninfoValue(name)}`;
+  const there = ` host=${conninfoValue(host)} port=${port} hostaddr=''`;
+  return sqlFile(call, name, {}, [
+    `select coalesce(nullif(current_setting('primary_conninfo'), ''), ${literal(login)}) || ${literal(there)} as conninfo, current_setting('primary_conninfo') ~ '^postgres(ql)?://' as is_uri \\gset`,
+    '\\if :is_uri',
+    "select 'STOP: its primary_conninfo is a URI; change the address in it by hand';",
+    '\\else',
+    "set log_statement = 'none';",
+    "alter system set primary_conninfo = :'conninfo';",
+    'select pg_reload_conf() \\g /dev/null',
+    "select 'told';",
+    '\\endif',
+  ].join('\n'));
+}
+
+/** Told, and no longer connected to where it was. */
+function turnByHand(call: ByHandCall, name: string, between: { from: string; to: string }): string {
+  const { host, port } = nodeOf(call, between.from);
+  const left = waitFor(psql(call, name, `select count(*) from pg_stat_wal_receiver where sender_host = ${literal(host)} and sender_port = ${port}`), '0');
+  return `x="$(${follow(call, name, between.to)}\n)"; if [ "$x" = told ]; then ${left}; else echo "$x"; fi`;
 }
 
 function repoint(call: ByHandCall): ByHand {
   const primary = nodeName(call, 'primary');
-  const datastore = databaseOf(call);
-  const old = textOf(call.inputs['old'], call.roles.primary ?? '');
-  const standbys = Object.keys(datastore.nodes).filter((name) => name !== primary && name !== old);
+  const standbys = thirdNodes(call, [primary, textOf(call.inputs['old'], call.roles.primary ?? '')]);
   return {
     blocks: standbys.map((name) => run('do', `${name} follows ${primary}.`, `${follow(call, name, primary)}\n${waitFor(psql(call, primary, `select count(*) from pg_stat_replication where state = 'streaming' and application_name = ${literal(name)}`), '1')}`, ['1'])),
     ...(standbys.length === 0 ? { say: ['There is no other standby.'] } : {}),

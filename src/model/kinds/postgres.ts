@@ -71,7 +71,7 @@ export const postgresKinds: Readonly<Record<string, StepKind>> = {
     applyMs: 20_000,
     managedApplyMs: 300_000,
     attempts: 2,
-    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs', held: 'standbys that were turned to the candidate, each with whom it followed before' },
+    facts: { lsn: 'WAL position after the last acknowledged write', refusedFromMs: 'epoch milliseconds, worker clock', sessionsEnded: 'number of ended sessions', limits: 'what the fence does not hold against while the server runs' },
   }),
   'postgres.fence': kind({
     summary: 'Fences the old primary so that it takes no write, also after a restart.',
