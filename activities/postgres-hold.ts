@@ -1,11 +1,12 @@
 import type { Socket } from 'node:net';
-import type pg from 'pg';
+import pg from 'pg';
 import { messageOf } from '../src/model/errors.ts';
 import { formatConninfo, parseConninfo, redirectConninfo } from '../src/model/postgres-conninfo.ts';
+import { MASK } from '../src/systems/log.ts';
 import { adminTarget, connectPostgres } from '../src/systems/postgres.ts';
 import { readFence } from '../src/systems/postgres-fence.ts';
 import { nodeByServer, nodeStatus, type NodeStatus } from '../src/systems/postgres-node.ts';
-import { byController, presentConninfo, RELOADS_CONNINFO, setConninfo } from './postgres-repoint.ts';
+import { byController, presentConninfo, quietLog, RELOADS_CONNINFO, setConninfo } from './postgres-repoint.ts';
 import { datastoreFor, nodeInput, optionalText, pause, type StepRun } from './step-definition.ts';
 
 /** Looking at the third nodes, before writes are refused. One that takes longer is not turned. */
@@ -27,6 +28,8 @@ export type Turns = Readonly<Record<string, Turn>>;
 interface Ready {
   readonly node: string;
   readonly client: pg.Client;
+  /** What it connects with from then on: its own login at the candidate's address. */
+  readonly conninfo: string;
 }
 
 /** The other standbys of a planned switch, about to be given everything by way of the candidate. */
@@ -68,7 +71,7 @@ export async function prepareHold(step: StepRun): Promise<Hold> {
     if (found === undefined || typeof found === 'string') problems.push(`${node} (${found ?? `no answer in ${PREPARE_MS} ms`})`);
     else if (found !== null) {
       turns[node] ??= { ...found.upstream, to: candidate };
-      ready.push({ node, client: found.client });
+      ready.push({ node, client: found.client, conninfo: formatConninfo(redirectConninfo(found.present, target.host, target.port)) });
     }
   }));
   try {
@@ -84,8 +87,8 @@ export async function prepareHold(step: StepRun): Promise<Hold> {
     close,
     async engage() {
       const turned: string[] = [];
-      await Promise.all(ready.map(async ({ node, client }) => {
-        const done = await within(TURN_MS, turn(step, client, target).then(() => true, (error: unknown) => messageOf(error).split('\n')[0]!));
+      await Promise.all(ready.map(async ({ node, client, conninfo }) => {
+        const done = await within(TURN_MS, turn(step, client, conninfo, target).then(() => true, (error: unknown) => messageOf(error).split('\n')[0]!));
         if (done === true) turned.push(node);
         else {
           problems.push(`${node} (${done ?? `still another receiver after ${TURN_MS} ms`})`);
@@ -98,7 +101,7 @@ export async function prepareHold(step: StepRun): Promise<Hold> {
 }
 
 /** A connection to a node that is to be turned, and whom it follows; null: it is none of those; words: why it cannot be. */
-async function lookAt(step: StepRun, node: string, of: { ofCandidate: Promise<NodeStatus>; known: boolean; late: AbortSignal; keep: Set<pg.Client> }): Promise<{ client: pg.Client; upstream: Omit<Turn, 'to'> } | string | null> {
+async function lookAt(step: StepRun, node: string, of: { ofCandidate: Promise<NodeStatus>; known: boolean; late: AbortSignal; keep: Set<pg.Client> }): Promise<{ client: pg.Client; present: Map<string, string>; upstream: Omit<Turn, 'to'> } | string | null> {
   const datastore = datastoreFor(step);
   const [status, { systemIdentifier }] = await Promise.all([nodeStatus(step.context, datastore, node, PREPARE_MS, PREPARE_MS), of.ofCandidate]);
   if (!status.reachable) return status.error?.split('\n')[0] ?? 'no answer';
@@ -114,32 +117,31 @@ async function lookAt(step: StepRun, node: string, of: { ofCandidate: Promise<No
   try {
     if ((await readFence(client)).epoch !== null) return null;
     const present = await presentConninfo(client);
-    if (present === null || present.size === 0) return null;
+    if (present === null) return 'its primary_conninfo is not understood';
+    if (present.size === 0) return null;
     // One that gets everything from another of ours is no further than that one.
     const from = status.receiverHost !== null && status.receiverPort !== null ? nodeByServer(datastore, status.receiverHost, status.receiverPort) : nodeByServer(datastore, present.get('hostaddr') ?? present.get('host') ?? '', portOf(present));
     if (!of.known && from !== null && from !== nodeInput(step, 'primary')) return null;
+    await quietLog(client);
     keep = !of.late.aborted;
     if (keep) of.keep.add(client);
-    return { client, upstream: upstreamOf(present) };
+    return { client, present, upstream: upstreamOf(present) };
   } finally {
     if (!keep) drop(client);
   }
 }
 
-/** The standby is told, and the receiver that was connected to somebody else is gone. */
-async function turn(step: StepRun, client: pg.Client, target: { host: string; port: number }): Promise<void> {
+/** The standby is told, and the receiver that was connected to somebody else is gone. As few round trips as it takes: writes are refused meanwhile. */
+async function turn(step: StepRun, client: pg.Client, conninfo: string, target: { host: string; port: number }): Promise<void> {
   const started = step.nowMs();
   step.signal.throwIfAborted();
-  const before = await presentConninfo(client);
-  if (before === null) throw new Error('its primary_conninfo is not understood');
-  step.signal.throwIfAborted();
-  await setConninfo(client, formatConninfo(redirectConninfo(before, target.host, target.port)));
+  await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);
   step.signal.throwIfAborted();
   const { pid: first } = (await client.query('select (select pid from pg_stat_wal_receiver) as pid, pg_reload_conf()')).rows[0] as { pid: number | null };
   for (;;) {
-    const present = await presentConninfo(client);
-    const { pid, host, port } = (await client.query('select pid, sender_host as host, sender_port as port from (select) as one left join pg_stat_wal_receiver on true')).rows[0] as { pid: number | null; host: string | null; port: number | null };
+    const { text, pid, host, port } = (await client.query("select current_setting('primary_conninfo') as text, pid, sender_host as host, sender_port as port from (select) as one left join pg_stat_wal_receiver on true")).rows[0] as { text: string; pid: number | null; host: string | null; port: number | null };
     const gone = pid === null ? first !== null || step.nowMs() - started > STARTING_MS : host === target.host && port === target.port;
+    const present = parseConninfo(text);
     if (gone && present !== null && pointsTo(present, target)) return;
     step.signal.throwIfAborted();
     await pause(3, step.signal);
@@ -152,20 +154,36 @@ export function turnsOf(step: StepRun): Turns {
   return Object.keys(known).length > 0 ? known : turnsIn(step.call.lastReport);
 }
 
+/** What became of the nodes on their way back. `failed`: those that did not answer, or whose record cannot be used. */
+export interface Released {
+  readonly changed: boolean;
+  readonly texts: readonly string[];
+  readonly failed: readonly string[];
+}
+
 /**
  * The way back: each standby that was turned connects to whom it did before. One that does not answer is named and holds nothing up:
  * it follows by way of the candidate until then, unless it uses a slot or the candidate stops.
  */
-export async function releaseStandbys(step: StepRun): Promise<{ readonly changed: boolean; readonly texts: readonly string[] }> {
-  const results = await Promise.all(Object.entries(turnsOf(step)).filter(([node, { to }]) => [node, to].every((name) => Object.hasOwn(datastoreFor(step).nodes, name))).map(async ([node, back]) => {
-    const done = await within(RELEASE_MS, release(step, node, back).catch((error: unknown) => ({ changed: false, text: `${node} still follows ${back.to} (${messageOf(error).split('\n')[0]!}): point its primary_conninfo back by hand` })));
+export async function releaseStandbys(step: StepRun, except: readonly string[] = []): Promise<Released> {
+  const { nodes } = datastoreFor(step);
+  const byHand = 'point its primary_conninfo back by hand; if commits wait for it (synchronous_standby_names), now';
+  const results = await Promise.all(Object.entries(turnsOf(step)).filter(([node]) => !except.includes(node)).map(async ([node, back]) => {
+    const failed = (why: string): { node: string; changed: false; failed: true; text: string } => ({ node, changed: false, failed: true, text: `${node} may still follow ${back.to} (${why}): ${byHand}` });
+    if (![node, back.to].every((name) => Object.hasOwn(nodes, name))) return failed('it is not configured any more');
+    // What looks like a secret is taken out of whatever is recorded; an address may hold the same letters.
+    if (UPSTREAM_KEYS.some((key) => back[key]?.includes(MASK) === true)) return failed('whom it followed holds the letters of a secret and was not recorded');
+    const late = new AbortController();
+    const done = await within(RELEASE_MS, release(step, node, back, late.signal).catch((error: unknown) => failed(messageOf(error).split('\n')[0]!)));
+    if (done === undefined) late.abort();
     // null: there was nothing to take back.
-    return done !== undefined ? done : { changed: false, text: `${node} may still follow ${back.to} (no answer in ${RELEASE_MS} ms): point its primary_conninfo back by hand; if commits wait for it (synchronous_standby_names), now` };
+    return done === undefined ? failed(`no answer in ${RELEASE_MS} ms`) : done;
   }));
-  return { changed: results.some((result) => result?.changed === true), texts: results.flatMap((result) => (result === null ? [] : [result.text])) };
+  const told = results.filter((result) => result !== null);
+  return { changed: told.some((result) => result.changed), texts: told.map((result) => result.text), failed: told.filter((result) => result.failed).map((result) => result.node) };
 }
 
-async function release(step: StepRun, node: string, back: Turn): Promise<{ changed: boolean; text: string } | null> {
+async function release(step: StepRun, node: string, back: Turn, late: AbortSignal): Promise<{ node: string; changed: boolean; failed: boolean; text: string } | null> {
   const datastore = datastoreFor(step);
   const target = await adminTarget(step.context, datastore, back.to);
   const client = await connectPostgres(await adminTarget(step.context, datastore, node), { applicationName: 'holdfast-step', connectTimeoutMs: RELEASE_MS, queryTimeoutMs: RELEASE_MS });
@@ -174,18 +192,20 @@ async function release(step: StepRun, node: string, back: Turn): Promise<{ chang
     // Written and not read yet by the server, the old address is still shown.
     const { text } = (await client.query("select (select setting from pg_file_settings where name = 'primary_conninfo' order by seqno desc limit 1) as text")).rows[0] as { text: string | null };
     const written = parseConninfo(text ?? '');
-    if (present === null || written === null) return { changed: false, text: `${node}: its primary_conninfo is not understood; it is left alone` };
+    if (present === null || written === null) return { node, changed: false, failed: false, text: `${node}: its primary_conninfo is not understood; it is left alone` };
     const asBefore = (conninfo: ReadonlyMap<string, string>): boolean => UPSTREAM_KEYS.every((key) => (conninfo.get(key) ?? null) === (back[key] ?? null));
     if (asBefore(present) && asBefore(written)) return null;
-    if (![present, written].every((conninfo) => asBefore(conninfo) || pointsTo(conninfo, target))) return { changed: false, text: `${node} was pointed elsewhere meanwhile and is left alone` };
+    if (![present, written].every((conninfo) => asBefore(conninfo) || pointsTo(conninfo, target))) return { node, changed: false, failed: false, text: `${node} was pointed elsewhere meanwhile and is left alone` };
     for (const key of UPSTREAM_KEYS) {
       const value = back[key] ?? null;
       if (value === null) present.delete(key);
       else present.set(key, value);
     }
+    late.throwIfAborted();
+    step.signal.throwIfAborted();
     await setConninfo(client, formatConninfo(present));
     await client.query('select pg_reload_conf()');
-    return { changed: true, text: `${node} follows as before` };
+    return { node, changed: true, failed: false, text: `${node} follows as before` };
   } finally {
     drop(client);
   }

@@ -89,9 +89,13 @@ async function redirected(step: StepRun, client: pg.Client, node: string, to: st
   return formatConninfo(new Map(Object.entries({ host, port: String(port), user: replication.username, sslmode, application_name: node, ...(replication.passfile === undefined ? {} : { passfile: replication.passfile }) })));
 }
 
-/** Our statement must not stand in a server log: it may hold a password. That the server itself logs a changed parameter when it reads its files cannot be kept from here: a passfile holds the password better. */
-export async function setConninfo(client: pg.Client, conninfo: string): Promise<void> {
+/** Our statements must not stand in a server log: they may hold a password. That the server itself logs a changed parameter when it reads its files cannot be kept from here: a passfile holds the password better. */
+export async function quietLog(client: pg.Client): Promise<void> {
   await client.query("set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic'");
+}
+
+export async function setConninfo(client: pg.Client, conninfo: string): Promise<void> {
+  await quietLog(client);
   await client.query(`alter system set primary_conninfo = ${pg.escapeLiteral(conninfo)}`);
 }
 

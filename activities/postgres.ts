@@ -192,7 +192,7 @@ async function standbySees(step: StepRun, datastore: PostgresDatastore, primary:
   let probe: StandbySaw['probe'] = null;
   if (asked && status.receiverStatus === null) {
     // The address it streams from, as it is seen from there; not ours.
-    const text = await withNode(step.context, datastore, name, async (client) => ((await client.query("select current_setting('primary_conninfo') as text")).rows[0] as { text: string }).text).catch(() => '');
+    const text = await withNode(step.context, datastore, name, async (client) => ((await client.query("select current_setting('primary_conninfo') as text")).rows[0] as { text: string }).text, { connectTimeoutMs: 3000, queryTimeoutMs: 5000 }).catch(() => '');
     const address = parseConninfo(text);
     const host = address?.get('hostaddr') ?? address?.get('host');
     const meant = host === undefined ? null : nodeByServer(datastore, host, Number(address?.get('port') ?? 5432));
@@ -305,9 +305,15 @@ const readOnly: StepDefinition = {
       // Another execution's fence is refused there, and nothing of its standbys is touched.
       if (fence.epoch !== null && fence.epoch !== step.call.epoch) await allow();
       // Beside it, not after: commits may wait for a standby that was turned.
-      const [released] = await Promise.all([releaseStandbys(step), open ? undefined : allow()]);
-      if (open && !released.changed) return { outcome: 'already-satisfied', summary: ['writes are allowed', ...released.texts].join('; ') };
-      return { outcome: 'changed', summary: [`writes are allowed on ${primary}${open ? '' : ' again'}`, ...released.texts].join('; '), after: { ...(await readFence(client)) } as Json };
+      const [released, allowed] = await Promise.allSettled([releaseStandbys(step), open ? undefined : allow()]);
+      if (allowed.status === 'rejected') throw allowed.reason;
+      if (released.status === 'rejected') throw released.reason;
+      // Whoever held the rules until now may have turned one meanwhile: looked at once more, with the lock in our hands.
+      const again = open ? null : await releaseStandbys(step, released.value.failed);
+      const texts = [...new Set([...released.value.texts, ...(again?.texts ?? [])])];
+      const changed = released.value.changed || again?.changed === true;
+      if (open && !changed) return { outcome: 'already-satisfied', summary: ['writes are allowed', ...texts].join('; ') };
+      return { outcome: 'changed', summary: [`writes are allowed on ${primary}${open ? '' : ' again'}`, ...texts].join('; '), after: { ...(await readFence(client)) } as Json };
     } finally {
       await client.end().catch(() => {});
     }

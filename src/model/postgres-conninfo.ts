@@ -11,7 +11,10 @@ function parsePairs(text: string): Map<string, string> | null {
     if (/^\s*$/.test(text.slice(pair.lastIndex))) break;
     const match = pair.exec(text);
     if (match === null) return null;
-    found.set(match[1]!, (match[2] ?? match[3] ?? '').replaceAll(/\\(.)/gs, '$1'));
+    const value = (match[2] ?? match[3] ?? '').replaceAll(/\\(.)/gs, '$1');
+    // The last word counts, and an empty one takes back what stood before.
+    if (value === '') found.delete(match[1]!);
+    else found.set(match[1]!, value);
   }
   return found;
 }

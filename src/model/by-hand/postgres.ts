@@ -91,7 +91,7 @@ function readOnly(call: ByHandCall): ByHand {
       run('do', `WRITES ARE REFUSED FROM HERE. Read on to the promotion before you begin: it must be done or undone within ${formatDuration(call.readOnlyDeadlineMs)}. The rules let you and replication in, and nobody else. (With an editor on the host instead: these lines first in pg_hba.conf, with the number in $HF/epoch for the epoch, then pg_ctl reload.)`, sqlFile(call, primary, { epoch: '"$(cat "$HF/epoch")"' }, fenceSql(call)), ['reloaded']),
       run('check', 'The rules are in force (asked by a new session; it may take a moment).', waitFor(psql(call, primary, `select ${FENCED_SQL} and ${IN_FORCE_SQL}`), 't'), ['t']),
       run('do', 'End every session.', waitFor(psql(call, primary, "select count(pg_terminate_backend(pid)) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"), '0'), ['0']),
-      ...third.map((name) => run('do', `${name} receives by way of ${candidate!} from here: what ${primary} still writes by itself must not take it past the point where the new timeline begins. One that does not answer, or whose replay is paused, is left out.`, turnByHand(call, name, { from: primary, to: candidate! }), ['0'])),
+      ...third.map((name) => run('do', `${name} receives by way of ${candidate!} from here: what ${primary} still writes by itself must not take it past the point where the new timeline begins. Leave out one that does not answer, whose replay is paused, or that follows another third node.`, turnByHand(call, name, candidate!), ['0'])),
       run('do', 'The last WAL position, after a commit of our own that flushes everything before it.', `${sqlFile(call, primary, {}, "begin read write;\nselect pg_logical_emit_message(true, 'holdfast', 'read-only by hand') \\g /dev/null\nset local synchronous_commit = local;\ncommit;\nselect pg_current_wal_flush_lsn();", `"$HF/${call.step}.lsn"`)}\ncat "$HF/${call.step}.lsn"`, undefined, '0/3000148'),
       run('undo', `Let writes in again. Only while ${standbys.join(', ')} ${standbys.length === 1 ? 'is' : 'are'} still in recovery, which is asked first; never after the promotion was begun.`, [
         'ok=yes',
@@ -99,7 +99,7 @@ function readOnly(call: ByHandCall): ByHand {
         ...standbys.map((name) => `x="$(${psql(call, name, 'select pg_is_in_recovery()')})"; [ "$x" ${name === call.roles.candidate || standbys.length === 1 ? '= t' : '!= f'} ] || { echo "STOP: is ${name} in recovery? It says: $x"; ok=; }`),
         `[ -n "$ok" ] && ${sqlFile(call, primary, {}, `alter system reset default_transaction_read_only;\n${rewriteHba(WITHOUT_FENCE_SQL)}\nselect pg_reload_conf() \\g /dev/null\nselect 'open';`)}`,
       ].join('\n'), ['open']),
-      ...third.map((name) => run('undo', `${name} follows ${primary} again, once that has printed open.`, `[ "$(${psql(call, primary, `select pg_is_in_recovery() or ${FENCED_SQL}`)})" = f ] && ${follow(call, name, primary)}`, ['told'])),
+      ...third.map((name) => run('undo', `${name} follows ${primary} again, once that has printed open. (Did it follow another one, or another address: that one.)`, `[ "$(${psql(call, primary, `select pg_is_in_recovery() or ${FENCED_SQL}`)})" = f ] && ${follow(call, name, primary)}`, ['told'])),
     ],
     stop: ['a session does not end', `more than ${formatDuration(call.readOnlyDeadlineMs)} have passed and nothing was promoted: undo`],
     broken: 'undo, and look again',
@@ -276,7 +276,8 @@ function follow(call: ByHandCall, name: string, to: string): string {
     '\\if :is_uri',
     "select 'STOP: its primary_conninfo is a URI; change the address in it by hand';",
     '\\else',
-    "set log_statement = 'none';",
+    // It may hold a password: not in the server's log, whatever that writes down.
+    "set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic';",
     "alter system set primary_conninfo = :'conninfo';",
     'select pg_reload_conf() \\g /dev/null',
     "select 'told';",
@@ -284,11 +285,11 @@ function follow(call: ByHandCall, name: string, to: string): string {
   ].join('\n'));
 }
 
-/** Told, and no longer connected to where it was. */
-function turnByHand(call: ByHandCall, name: string, between: { from: string; to: string }): string {
-  const { host, port } = nodeOf(call, between.from);
-  const left = waitFor(psql(call, name, `select count(*) from pg_stat_wal_receiver where sender_host = ${literal(host)} and sender_port = ${port}`), '0');
-  return `x="$(${follow(call, name, between.to)}\n)"; if [ "$x" = told ]; then ${left}; else echo "$x"; fi`;
+/** Told, and no receiver of it is connected to anybody else. */
+function turnByHand(call: ByHandCall, name: string, to: string): string {
+  const { host, port } = nodeOf(call, to);
+  const elsewhere = waitFor(psql(call, name, `select count(*) from pg_stat_wal_receiver where sender_host is distinct from ${literal(host)} or sender_port is distinct from ${port}`), '0');
+  return `x="$(${follow(call, name, to)}\n)"; if [ "$x" = told ]; then ${elsewhere}; else echo "$x"; fi`;
 }
 
 function repoint(call: ByHandCall): ByHand {
