@@ -5,7 +5,7 @@ import { HoldfastError, messageOf } from '../src/model/errors.ts';
 import { postgresManifestOf, type Manifest } from '../src/model/manifest.ts';
 import type { Proof } from '../src/model/proof.ts';
 import { checksOn, servicesOf, strictestObjectives } from '../src/model/proof-check.ts';
-import { idOf, listBackups, readManifest, removeMark, storeNameOf, writeMark } from '../src/systems/backup-catalogue.ts';
+import { folderTimeMs, idOf, listBackups, readManifest, removeMark, storeNameOf, writeMark } from '../src/systems/backup-catalogue.ts';
 import type { BackupEngine, DrillCall as EngineCall, Restored, TargetMade } from '../src/systems/backup-engine.ts';
 import { writeVerdict } from '../src/systems/backup-records.ts';
 import { backedUpOf, serviceOf, type Context } from '../src/systems/context.ts';
@@ -108,7 +108,7 @@ export function createDrillActivities(context: Context) {
             id: summary.id, location: summary.location, storeName, snapshotAt: new Date(summary.snapshotAtMs).toISOString(), storedBytes: summary.storedBytes, plainBytes: summary.plainBytes, choice: request.backup, damaged: null,
           })),
           ...damaged.map(({ location, why }) => ({ id: idOf(location), location, storeName, snapshotAt: null, storedBytes: 0, plainBytes: 0, choice: request.backup, damaged: why })),
-        ].sort((a, b) => (a.location < b.location ? -1 : 1)); // The folder names carry the time, so the last one is the newest.
+        ].sort(byTimeTaken); // The last one is the newest.
         const chosen = choose(candidates, request);
         const { drill } = await engineOfDatastore(context, request.datastore);
         const subject = {
@@ -219,6 +219,22 @@ export function createDrillActivities(context: Context) {
 function lastKnown(): CheckedSoFar | undefined {
   const details: unknown = ActivityContext.current().info.heartbeatDetails;
   return typeof details === 'object' && details !== null && 'checked' in details ? (details as CheckedSoFar) : undefined;
+}
+
+interface Taken {
+  readonly id: string;
+  readonly location: string;
+  readonly snapshotAt: string | null;
+}
+
+/** In the order in which backups are listed. */
+export function byTimeTaken(a: Taken, b: Taken): number {
+  return takenAtMs(a) - takenAtMs(b) || (a.id < b.id ? -1 : 1);
+}
+
+/** Of a damaged one only the second in its folder's name is known, and it is passed over for none of that second. */
+function takenAtMs({ snapshotAt, location }: Taken): number {
+  return snapshotAt === null ? folderTimeMs(location) + 999 : Date.parse(snapshotAt);
 }
 
 /** `random` follows from the run, so that another attempt chooses, and marks, the same one. */

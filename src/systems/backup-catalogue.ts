@@ -69,6 +69,12 @@ export function idOf(location: string): string {
   return /Z-([a-z0-9-]+)\/$/.exec(location)?.[1] ?? location;
 }
 
+/** The second in the name of a backup's folder, as epoch milliseconds. */
+export function folderTimeMs(location: string): number {
+  const [, year, month, day, hour, minute, second] = /(\d{4})\/(\d{2})\/(\d{2})\/(\d{2})(\d{2})(\d{2})Z-[a-z0-9-]+\/$/.exec(location)?.map(Number) ?? [];
+  return Date.UTC(year ?? 1970, (month ?? 1) - 1, day ?? 1, hour ?? 0, minute ?? 0, second ?? 0);
+}
+
 /** Every folder of a backup, committed or not; or the one at `location` only. */
 export async function readFolders(store: Store, prefix: string, datastore: string, location?: string): Promise<Map<string, BackupFolder>> {
   const root = `${prefix}${datastore}/`;
