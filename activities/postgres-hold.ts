@@ -12,7 +12,7 @@ import { datastoreFor, nodeInput, optionalText, pause, type StepRun } from './st
 /** Looking at the third nodes, before writes are refused. One that takes longer is not turned. */
 const PREPARE_MS = 3000;
 /** A third node that is slow costs refused writes no more than this; it takes some 10 ms. */
-const TURN_MS = 1000;
+const TURN_MS = 2000;
 /** The way back of one node. */
 const RELEASE_MS = 3000;
 /** A receiver that was being started with the old address is seen, or gone, after this. */

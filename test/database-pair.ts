@@ -234,7 +234,7 @@ export async function tryToWrite(pair: DatabasePair, node: 'a' | 'b'): Promise<s
   const written: string[] = [];
   const urls = { application: pair.applicationUrl(node), superuser: pair.servers[node].connectionString('shop') };
   for (const [who, url] of Object.entries(urls)) {
-    const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 3000 });
+    const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 20_000 });
     client.on('error', () => {});
     try {
       await client.connect();

@@ -20,7 +20,7 @@ const RUNBOOK = {
   parameters: { command: { type: 'list', default: ['true'], description: 'what to run' } },
   steps: [
     { id: 'approve', title: 'Ask', uses: 'operator.approval', narrative: 'Ask somebody.', with: { count: 1 } },
-    { id: 'act', title: 'Act', uses: 'rollout.command', narrative: 'Run it.', timeout: '1s', with: { argv: '${parameters.command}' } },
+    { id: 'act', title: 'Act', uses: 'rollout.command', narrative: 'Run it.', timeout: '30s', with: { argv: '${parameters.command}' } },
     { id: 'tell', title: 'Tell', uses: 'notify.send', narrative: 'Tell them.', with: { title: 'rehearsed' } },
   ],
 };

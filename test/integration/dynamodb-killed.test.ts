@@ -58,7 +58,7 @@ describe.concurrent('a worker that is killed', () => {
     await expect(client.send(new DescribeTableCommand({ TableName: as }))).rejects.toMatchObject({ name: 'ResourceNotFoundException' });
     expect((await client.send(new DescribeTimeToLiveCommand({ TableName: table }))).TimeToLiveDescription?.TimeToLiveStatus).toBe('ENABLED');
     await client.send(new DeleteTableCommand({ TableName: table }));
-  }, 240_000);
+  }, 480_000);
 
   it('after the marker was written and after it was taken back leaves the table as it was', async () => {
     const { table, context } = await made();

@@ -44,7 +44,7 @@ beforeEach(() => {
   answer = () => ({ status: 200 });
 });
 
-const watch = (input: Record<string, unknown>, call: Parameters<typeof runStep>[5] = {}): Promise<PhaseResult> => runStep(edgeSteps, context, 'service.watch', 'verify', { duration: '1s', interval: '50ms', timeout: '300ms', minSamples: 5, ...input }, call);
+const watch = (input: Record<string, unknown>, call: Parameters<typeof runStep>[5] = {}): Promise<PhaseResult> => runStep(edgeSteps, context, 'service.watch', 'verify', { duration: '3s', interval: '50ms', timeout: '10s', minSamples: 5, ...input }, call);
 const failing = (result: PhaseResult): string[] => result.checks!.filter((check) => !check.ok).map((check) => check.name);
 interface Figures { samples: number; good: number; availability: number; p50Ms: number; p95Ms: number; maxMs: number; errors: Record<string, number>; gapMs: number; gaps: unknown[] }
 const figures = (result: PhaseResult, name = 'http'): Figures => result.facts![name] as unknown as Figures;
@@ -65,7 +65,7 @@ it('errors, slow answers and silence are counted as what they are, and fail the 
     request += 1;
     return request % 4 === 0 ? { status: 503 } : request % 4 === 1 ? { status: 200, afterMs: 1000 } : { status: 200, afterMs: 60 };
   };
-  const result = await watch({ duration: '3s', http: { url }, availability: 0.9, p95: 20 });
+  const result = await watch({ duration: '3s', timeout: '300ms', http: { url }, availability: 0.9, p95: 20 });
   expect(failing(result)).toEqual(['http: availability', 'http: p95']);
   const seen = figures(result);
   expect(Object.keys(seen.errors).sort()).toEqual(['HTTP 503', 'no answer within 300 ms']);
@@ -93,8 +93,8 @@ it('the next worker goes on with what the lost one had counted, and says what no
   await expect(lost).rejects.toThrow('the worker is gone');
   const before = (last as { watch: { http: { samples: number; startedAtMs: number; lastSampleAtMs: number } } }).watch.http;
   const size = JSON.stringify(last).length;
-  // As after ten seconds in which nobody looked, with a second left to watch.
-  const resumed = { watch: { http: { ...before, startedAtMs: before.startedAtMs - 9000 } } };
+  // As of a watch of ten seconds that has two left.
+  const resumed = { watch: { http: { ...before, startedAtMs: before.lastSampleAtMs - 8000 } } };
   await new Promise((resolve) => setTimeout(resolve, 500));
   const result = await watch({ duration: '10s', http: { url } }, { previousDetails: JSON.parse(JSON.stringify(resumed)), attempt: 2 });
   const seen = figures(result);
@@ -129,12 +129,12 @@ it('rows of the canary are writes that succeed: as long as new ones come the sam
   let seq = 0;
   const writer = setInterval(() => void database.query('insert into holdfast.canary values ($1, $2)', ['test/step/test', (seq += 1)]).catch(() => {}), 40);
   try {
-    const result = await watch({ duration: '2s', interval: '200ms', timeout: '2s', canary: { datastore: 'shop' }, minSamples: 4 });
+    const result = await watch({ duration: '12s', interval: '2s', timeout: '10s', canary: { datastore: 'shop' }, minSamples: 4 });
     expect(failing(result)).toEqual([]);
   } finally {
     clearInterval(writer);
   }
-  const stopped = await watch({ duration: '1s', interval: '100ms', timeout: '2s', canary: { datastore: 'shop' }, minSamples: 3 });
+  const stopped = await watch({ duration: '4s', interval: '100ms', timeout: '10s', canary: { datastore: 'shop' }, minSamples: 3 });
   expect(failing(stopped)).toEqual(['canary: availability']);
   expect(figures(stopped, 'canary').errors).toEqual({ 'no new row of the canary': expect.any(Number) });
 });
@@ -170,13 +170,13 @@ it('a point that CloudWatch gives again, since it rounds the start down to a min
   };
   const rounding = { ...context, aws: { ...context.aws, cloudWatch: async () => ({ send }) as never } };
   const metric = { region: 'eu-west-1', namespace: 'Shop', name: 'errors', statistic: 'Maximum', period: '1s', atMost: 5, minSamples: 2 };
-  const seen = figures(await runStep(edgeSteps, rounding, 'service.watch', 'verify', { duration: '5s', interval: '50ms', timeout: '300ms', metric }), 'metric');
+  const seen = figures(await runStep(edgeSteps, rounding, 'service.watch', 'verify', { duration: '5s', interval: '50ms', timeout: '10s', metric }), 'metric');
   expect(given.length).toBeGreaterThan(1);
   expect(seen.samples).toBeLessThan(given.reduce((sum, count) => sum + count, 0));
   expect(seen.samples - seen.good).toBe(1);
 });
 
-const health = (input: Record<string, unknown>, mode: 'planned' | 'forced'): Promise<PhaseResult> => runStep(edgeSteps, context, 'region.health', 'guard', { region: 'us-east-1', other: 'eu-west-1', timeout: '500ms', attempts: 1, ...input }, { mode });
+const health = (input: Record<string, unknown>, mode: 'planned' | 'forced'): Promise<PhaseResult> => runStep(edgeSteps, context, 'region.health', 'guard', { region: 'us-east-1', other: 'eu-west-1', timeout: '3s', attempts: 1, ...input }, { mode });
 const observation = (status: string): string => `<?xml version="1.0"?><GetHealthCheckStatusResponse xmlns="https://route53.amazonaws.com/doc/2013-04-01/"><HealthCheckObservations>${['eu-west-1', 'ap-southeast-1'].map((region) => `<HealthCheckObservation><Region>${region}</Region><StatusReport><Status>${status}</Status><CheckedTime>${new Date().toISOString()}</CheckedTime></StatusReport></HealthCheckObservation>`).join('')}</HealthCheckObservations></GetHealthCheckStatusResponse>`;
 
 it('a Region is down by facts of two places, and one sign of life refuses', async () => {

@@ -247,7 +247,7 @@ describe.concurrent('through the workflows', () => {
   });
 
   test('a worker killed with SIGKILL: another one goes on where it stood, and nothing else is left', async ({ expect }) => {
-    const context = await config({ backup: { concurrency: 1, batchDocuments: 100, maxBytesPerSecond: '150kB' } });
+    const context = await config({ backup: { concurrency: 1, batchDocuments: 100, maxBytesPerSecond: '30kB' } });
     const workers = [startHoldfast(['worker', '--config', context.configPath], { env: secretsOfTest() })];
     try {
       const running = start(context);

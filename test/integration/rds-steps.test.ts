@@ -72,7 +72,7 @@ it('takes the time it is given: a promotion that RDS does not finish is unknown,
   const shop = fleet.context.config.datastores['shop'] as unknown as { managed: { promoteTimeout: number } };
   const { promoteTimeout } = shop.managed;
   shop.managed.promoteTimeout = 700;
-  fleet.rds.delays.promoteMs = 3000;
+  fleet.rds.delays.promoteMs = 12_000;
   try {
     await expect(step('promote', 'apply', { primary: 'a', candidate: 'b' }, { epoch: 8 })).rejects.toMatchObject({ code: 'promotion-unknown', retryable: true });
     // What a patient inspection sees meanwhile is no success; lifting the fence now could make two primaries.

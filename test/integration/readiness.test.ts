@@ -52,6 +52,11 @@ beforeAll(async () => {
   client = await connectTemporal(pair.context);
   worker = await runningWorker(pair.context);
   await queryOnce(pair.servers.a.connectionString('shop'), 'insert into orders (id) values (1)');
+  // It takes transaction numbers of its own, and these are counted below.
+  for (const server of [pair.servers.a, pair.servers.b]) {
+    await queryOnce(server.connectionString(), 'alter system set autovacuum = off');
+    await queryOnce(server.connectionString(), 'select pg_reload_conf()');
+  }
 });
 
 afterAll(async () => {

@@ -297,7 +297,7 @@ describe.concurrent('a worker is killed after it changed something', () => {
     expect(measured('DNS')).toMatchObject({ measured: null, note: expect.stringContaining('its answer was lost') });
     expect(measured('RTO')).toMatchObject({ note: expect.stringContaining('changed workers') });
     expect(measured('acknowledged writes lost')).toMatchObject({ measured: 0, note: expect.stringContaining('changed workers') });
-  }, 300_000);
+  }, 900_000);
 
   it('what cannot be looked at before the point of no return goes back, and an undo whose answer was lost is looked at again', async () => {
     const made = await pairInTurn();
@@ -340,7 +340,7 @@ describe.concurrent('a worker is killed after it changed something', () => {
     expect(result).toMatchObject({ outcome: 'aborted' });
     expect((await ledgerOf(handle))['read-only (undo)']).toEqual(['already-satisfied']);
     await expectAsBefore(pair, result);
-  }, 300_000);
+  }, 900_000);
 
   it('a forced failover goes through, and the failback after it', async () => {
     const pair = await pairInTurn();
@@ -370,7 +370,7 @@ describe.concurrent('a worker is killed after it changed something', () => {
     expect(await pair.timeline('a')).toBe(timeline + 2);
     expect(writer.acknowledged.length).toBeGreaterThan(0);
     expect(await writer.lostOn('a')).toEqual([]);
-  }, 300_000);
+  }, 900_000);
 
   it('in the middle of a change and before one the next worker ends it, without leftovers', async () => {
     const pair = await pairInTurn();
@@ -419,5 +419,5 @@ describe.concurrent('a worker is killed after it changed something', () => {
     expect(lines(log).map((line) => line.split(' ')[0])).toEqual(['begin', 'end', 'begin', 'end']);
     await expectPrimary(pair, 'b', 'standby');
     expect(readdirSync(join(data, '..')).filter((name) => /holdfast-(new|old)/.test(name))).toEqual([]);
-  }, 300_000);
+  }, 900_000);
 });

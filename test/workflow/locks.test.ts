@@ -354,9 +354,10 @@ describe('the workflow of the lock', () => {
       expect(await acquireLock(place, taskQueue, wish(holder), '1')).toMatchObject({ granted: true });
       // It looks when it refuses somebody, but not twice within two seconds.
       await new Promise((resolve) => setTimeout(resolve, 2100));
+      const since = Date.now();
       expect(await acquireLock(place, taskQueue, wish(stranger('second')), '1')).toMatchObject({ granted: false });
       await releaseLock(place, { ...holder, promoted: null, epoch: null });
-      await expect.poll(async () => (await lockNow()).lookedAtMs ?? 0, { timeout: 10_000, interval: 20 }).toBeGreaterThan(Date.now() - 2000);
+      await expect.poll(async () => (await lockNow()).lookedAtMs ?? 0, { timeout: 30_000, interval: 20 }).toBeGreaterThanOrEqual(since);
       await free();
     }
   }, 60_000);
@@ -411,7 +412,7 @@ describe('a worker killed after the lock was given and before it heard of it', (
       await proxy.delete();
       worker = await runningWorker(pair.context);
     }
-  }, 240_000);
+  }, 480_000);
 });
 
 describe('after a failover', () => {

@@ -23,7 +23,7 @@ beforeAll(async () => {
   const held = text.replace('  - id: await-replay\n', '  - id: hold\n    title: Hold\n    uses: operator.wait\n    narrative: Hold.\n    with: {duration: 50s}\n\n  - id: await-replay\n');
   if (held === text) throw new Error('the shipped runbook has no step await-replay any more');
   writeFileSync(join(runbookDirectory, 'held-failover.yaml'), held);
-  writeFileSync(join(runbookDirectory, 'stalled-failover.yaml'), held.replace(/^name: .*/m, 'name: stalled-failover').replace(/^readOnlyDeadline: .*/m, 'readOnlyDeadline: 4s'));
+  writeFileSync(join(runbookDirectory, 'stalled-failover.yaml'), held.replace(/^name: .*/m, 'name: stalled-failover').replace(/^readOnlyDeadline: .*/m, 'readOnlyDeadline: 15s'));
   pair = { ...made, context: { ...made.context, runbookDirectory } };
   Object.assign(pair.context.config.services[pair.service]!.runbooks, { held: 'held-failover', stalled: 'stalled-failover' });
   client = await connectTemporal(pair.context);
@@ -135,7 +135,7 @@ describe('going back', () => {
   it('a run that stands while writes are refused lets them in again by itself', async () => {
     const handle = await start({ planned: 0 }, 'stalled');
     const result = await failureOf(handle);
-    expect(result).toMatchObject({ outcome: 'failed', failure: 'writes were refused for longer than the deadline of 4000 ms before the point of no return' });
+    expect(result).toMatchObject({ outcome: 'failed', failure: 'writes were refused for longer than the deadline of 15000 ms before the point of no return' });
     expect(result.steps.find((step) => step.id === 'read-only')?.outcome).toBe('undone');
     expect(result.steps.find((step) => step.id === 'promote')?.outcome).toBe('not begun');
     await expectAsBefore();
