@@ -169,11 +169,13 @@ describe('a backup', () => {
       await expect.poll(async () => (await readLock(place))?.shared.map((hold) => hold.workflowId), { timeout: 30_000, interval: 50 }).toEqual([running.workflowId]);
       // It stands at a locked table all the while: the failover does not wait for it.
       const first = await waiting(await failover('orders', { wait: true }));
-      expect((await lockNow()).superseded).toMatchObject([{ workflowId: running.workflowId, stop: 'asked', by: `${first.workflowId} (planned failover of orders)` }]);
+      // Told to stop at once; on a machine with time to spare it is gone before this is read.
+      const by = `${first.workflowId} (planned failover of orders)`;
+      await expect.poll(async () => (await lockNow()).superseded.filter((one) => one.workflowId !== running.workflowId || one.stop !== 'asked' || one.by !== by), { timeout: 30_000, interval: 50 }).toEqual([]);
       await blocker.end();
       const failure = await applicationFailureOf(running);
       expect(failure).toMatchObject({ type: 'preempted', message: expect.stringContaining(`pre-empted by ${first.workflowId} (planned failover of orders)`) });
-      expect((await lockNow()).superseded).toEqual([]);
+      await expect.poll(async () => (await lockNow()).superseded).toEqual([]);
       expect(await committed()).toBe(0);
       await end(first);
     } finally {
