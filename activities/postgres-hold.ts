@@ -23,7 +23,7 @@ const UPSTREAM_KEYS = ['host', 'hostaddr', 'port'] as const;
 /** Whom a standby followed, in its own words, and the node it was turned to. Nothing secret is among them. */
 type Turn = Readonly<Record<(typeof UPSTREAM_KEYS)[number], string | null>> & { readonly to: string };
 /** By node. In the heartbeat before the first of them is turned, and in the facts of the step. */
-export type Turns = Readonly<Record<string, Turn>>;
+type Turns = Readonly<Record<string, Turn>>;
 
 interface Ready {
   readonly node: string;
@@ -33,7 +33,7 @@ interface Ready {
 }
 
 /** The other standbys of a planned switch, about to be given everything by way of the candidate. */
-export interface Hold {
+interface Hold {
   readonly turns: Turns;
   /** From its end the nodes it names receive nothing from the primary. `problems`: what was not achieved, in words. */
   engage(): Promise<{ readonly turned: readonly string[]; readonly problems: readonly string[] }>;
@@ -149,13 +149,13 @@ async function turn(step: StepRun, client: pg.Client, conninfo: string, target: 
 }
 
 /** Who was turned by this step, also when its answer was lost. */
-export function turnsOf(step: StepRun): Turns {
+function turnsOf(step: StepRun): Turns {
   const known = turnsIn({ turns: step.call.facts['turns'] });
   return Object.keys(known).length > 0 ? known : turnsIn(step.call.lastReport);
 }
 
 /** What became of the nodes on their way back. `failed`: those that did not answer, or whose record cannot be used. */
-export interface Released {
+interface Released {
   readonly changed: boolean;
   readonly texts: readonly string[];
   readonly failed: readonly string[];

@@ -3,6 +3,7 @@ import type { CompletedPart, CopyObjectCommandInput } from '@aws-sdk/client-s3';
 import { HoldfastError } from '../model/errors.ts';
 import { actionFor, archivedBecause, copyRanges, copySource, COPY_WHOLE_BYTES, count, counted, etagsSay, type Counted, type KeyState, type SameSecond, type VersionEntry } from '../model/s3-versions.ts';
 import { formatBytes } from '../model/units.ts';
+import { abandonUpload } from './s3-abandon.ts';
 import { bucketError, headVersion, httpStatus, isUnsupported, plainEtag, s3Call, tagsOf, whereOf, type Bucket, type ObjectHead } from './s3-bucket.ts';
 import { keyAtMoment, keysAtMoment } from './s3-versions.ts';
 import { resumed } from './store-s3.ts';
@@ -96,7 +97,7 @@ function timeoutFor(bytes: number): number {
 }
 
 async function copyInParts(place: Bucket, key: string, versionId: string, head: ObjectHead, current: VersionEntry | undefined, options: CopyOptions): Promise<{ versionId: string | undefined; etag: string | undefined; bytes: number }> {
-  const { AbortMultipartUploadCommand, CompleteMultipartUploadCommand, CreateMultipartUploadCommand, UploadPartCopyCommand } = await import('@aws-sdk/client-s3');
+  const { CompleteMultipartUploadCommand, CreateMultipartUploadCommand, UploadPartCopyCommand } = await import('@aws-sdk/client-s3');
   const tags = head.tagCount === 0 ? [] : await tagsOf(place, key, versionId);
   const made = await s3Call(place, 's3:PutObject', key, () =>
     place.client.send(
@@ -133,7 +134,7 @@ async function copyInParts(place: Bucket, key: string, versionId: string, head: 
     return { versionId: done.VersionId, etag: plainEtag(done.ETag), bytes: head.bytes };
   } catch (error) {
     // Parts that stay are paid for: without this they do until a lifecycle rule removes them, as they do when the worker is killed here.
-    await place.client.send(new AbortMultipartUploadCommand({ Bucket: place.bucket, Key: key, UploadId })).catch(() => {});
+    await abandonUpload(place.client, { Bucket: place.bucket, Key: key, UploadId }).catch(() => {});
     throw error;
   }
 }

@@ -1,9 +1,9 @@
 import { Readable } from 'node:stream';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { CompletedPart, GetObjectCommandOutput, S3Client } from '@aws-sdk/client-s3';
 import type { Config, S3StoreConfig } from '../model/config-schema.ts';
 import { HoldfastError } from '../model/errors.ts';
 import { formatBytes } from '../model/units.ts';
+import { abandonUpload } from './s3-abandon.ts';
 import { alreadyThere, missingObject, readText, shellQuote, type PutOptions, type Store, type StoredObject } from './store.ts';
 
 /** S3's own limit. */
@@ -16,9 +16,6 @@ const SHORTEST_PART_TIMEOUT_MS = 60_000;
 const READ_STALL_MS = 60_000;
 /** A read that was cut is resumed at the byte it stopped, at most this often without a byte in between. */
 const READ_RESUMES = 4;
-/** An upload is abandoned at most this often, after pauses of 0.1, 0.2 and 0.4 s. */
-const ABANDON_ATTEMPTS = 4;
-const ABANDON_PAUSE_MS = 100;
 
 /** A store in a bucket. Commands are the SDK's; retries of one request with the same bytes are the SDK's too. */
 export async function createS3Store(client: S3Client, config: S3StoreConfig, prefix: string, aws: Config['aws']): Promise<Store> {
@@ -163,23 +160,8 @@ export async function createS3Store(client: S3Client, config: S3StoreConfig, pre
     return { bytes: stored };
   }
 
-  /**
-   * Until the store says that there is no such upload: a part that was on its way may land after the first abort and stay, unseen and paid
-   * for. Source: S3 API reference, AbortMultipartUpload ("it might be necessary to abort a given multipart upload multiple times").
-   */
-  async function abandon(key: string, uploadId: string): Promise<void> {
-    let failure: unknown;
-    for (let attempt = 1; attempt <= ABANDON_ATTEMPTS; attempt += 1) {
-      if (attempt > 1) await sleep(ABANDON_PAUSE_MS * 2 ** (attempt - 2));
-      try {
-        await client.send(new s3.AbortMultipartUploadCommand({ Bucket: bucket, Key: key, UploadId: uploadId }));
-        failure = undefined;
-      } catch (error) {
-        if ((error as Error).name === 'NoSuchUpload') return;
-        failure = error;
-      }
-    }
-    if (failure !== undefined) throw s3Error(failure, 'abandoned', where(key), bucket, endpoint);
+  function abandon(key: string, uploadId: string): Promise<void> {
+    return call('abandoned', key, () => abandonUpload(client, { Bucket: bucket, Key: key, UploadId: uploadId }));
   }
 
   async function get(key: string, options: { signal?: AbortSignal } = {}): Promise<Readable> {
